@@ -1,0 +1,52 @@
+//! The public names, and the short forms for the default namespace (plan, "API Contracts").
+
+pub use crate::descriptor::{DataFormat, Descriptor, MAX_DIMS};
+pub use crate::discovery::{SegmentDiscovery, SegmentInfo, list_segments};
+pub use crate::handle::Handle;
+pub use crate::inspect::{ReaderReport, SegmentReport, SlotReport};
+pub use crate::loan::{Loan, OwnedLoan};
+pub use crate::name::{DEFAULT_DIR, DEFAULT_MODULE, DEFAULT_NAMESPACE, EVO_NAMESPACE, MAX_NAME};
+pub use crate::options::{
+    Integrity, Reserve, RunMode, SegmentOptions, Timestamps, round_up_capacity,
+};
+pub use crate::participant::ProcessInfo;
+pub use crate::reader::{ReadInfo, SegmentReader, Waker};
+pub use crate::view::SealedView;
+pub use crate::writer::SegmentWriter;
+
+use crate::error::Result;
+
+/// Creates a segment of `size` bytes in the default namespace.
+///
+/// ```
+/// # let name = format!("create-docs-{}", std::process::id());
+/// # let name = name.as_str();
+/// let mut writer = snakepit_shm::create_segment(name, 4096).unwrap();
+/// writer.write(b"value").unwrap();
+/// writer.close().unwrap();
+/// ```
+///
+/// # Errors
+///
+/// As [`SegmentOptions::create`].
+pub fn create_segment(name: &str, size: usize) -> Result<SegmentWriter> {
+    SegmentOptions::new(name).size(size).create()
+}
+
+/// Attaches to a segment of the default namespace to read it.
+///
+/// # Errors
+///
+/// As [`SegmentOptions::attach_reader`].
+pub fn attach_reader(name: &str) -> Result<SegmentReader> {
+    SegmentOptions::new(name).attach_reader()
+}
+
+/// Takes over a segment of the default namespace whose writer has gone.
+///
+/// # Errors
+///
+/// As [`SegmentOptions::attach_writer`].
+pub fn attach_writer(name: &str) -> Result<SegmentWriter> {
+    SegmentOptions::new(name).attach_writer()
+}

@@ -1,0 +1,217 @@
+//! x86-64: overlapping loads up to 64 bytes, a vector loop above, `rep movsb` for large blocks.
+
+use std::arch::asm;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+
+/// Length from which `rep movsb` takes over where the processor has ERMS. Measured beside the
+/// vector loops: even at 64 KiB, 15-20 % faster from 1 MiB on (no read-for-ownership of the target).
+const REP_MOVSB_FROM: usize = 128 * 1024;
+
+const UNKNOWN: u8 = 0;
+const SSE2: u8 = 1;
+const AVX2: u8 = 2;
+const AVX512: u8 = 3;
+const ERMS: u8 = 0x80;
+
+/// What the processor can do, asked once.
+static LEVEL: AtomicU8 = AtomicU8::new(UNKNOWN);
+
+#[cold]
+fn detect() -> u8 {
+    let mut level = if std::arch::is_x86_feature_detected!("avx512f") {
+        AVX512
+    } else if std::arch::is_x86_feature_detected!("avx2") {
+        AVX2
+    } else {
+        SSE2
+    };
+    if std::arch::is_x86_feature_detected!("ermsb") {
+        level |= ERMS;
+    }
+    LEVEL.store(level, Relaxed);
+    level
+}
+
+/// See [`super::copy`].
+///
+/// # Safety
+///
+/// As for [`super::copy`].
+#[inline]
+pub(crate) unsafe fn copy(dst: *mut u8, src: *const u8, len: usize) {
+    if len <= 64 {
+        // SAFETY: the caller's promise, and the length.
+        unsafe { short(dst, src, len) }
+    } else {
+        // SAFETY: the caller's promise, and the length.
+        unsafe { long(dst, src, len) }
+    }
+}
+
+/// # Safety
+///
+/// As for [`super::copy`]; `len > 64`.
+unsafe fn long(dst: *mut u8, src: *const u8, len: usize) {
+    let level = match LEVEL.load(Relaxed) {
+        UNKNOWN => detect(),
+        level => level,
+    };
+    if len >= REP_MOVSB_FROM && level & ERMS != 0 {
+        // SAFETY: the caller's promise.
+        unsafe { rep_movsb(dst, src, len) }
+    } else {
+        match level & !ERMS {
+            // SAFETY: the processor has AVX-512F; len > 64.
+            AVX512 => unsafe { avx512(dst, src, len) },
+            // SAFETY: the processor has AVX2; len > 64.
+            AVX2 => unsafe { avx2(dst, src, len) },
+            // SAFETY: every x86-64 processor has SSE2; len > 64.
+            _ => unsafe { sse2(dst, src, len) },
+        }
+    }
+}
+
+/// Two overlapping accesses of each power of two.
+///
+/// # Safety
+///
+/// As for [`super::copy`]; `len <= 64`.
+#[inline]
+unsafe fn short(dst: *mut u8, src: *const u8, len: usize) {
+    match len {
+        // SAFETY: every access lies between the first and the last of `len` bytes.
+        33..=64 => unsafe {
+            asm!(
+                "movups {a}, [{s}]", "movups {b}, [{s} + 16]",
+                "movups {c}, [{s} + {n} - 32]", "movups {d}, [{s} + {n} - 16]",
+                "movups [{t}], {a}", "movups [{t} + 16], {b}",
+                "movups [{t} + {n} - 32], {c}", "movups [{t} + {n} - 16], {d}",
+                s = in(reg) src, t = in(reg) dst, n = in(reg) len,
+                a = out(xmm_reg) _, b = out(xmm_reg) _, c = out(xmm_reg) _, d = out(xmm_reg) _,
+                options(nostack, preserves_flags)
+            );
+        },
+        // SAFETY: every access lies between the first and the last of `len` bytes.
+        16..=32 => unsafe {
+            asm!(
+                "movups {a}, [{s}]", "movups {b}, [{s} + {n} - 16]",
+                "movups [{t}], {a}", "movups [{t} + {n} - 16], {b}",
+                s = in(reg) src, t = in(reg) dst, n = in(reg) len,
+                a = out(xmm_reg) _, b = out(xmm_reg) _,
+                options(nostack, preserves_flags)
+            );
+        },
+        // SAFETY: every access lies between the first and the last of `len` bytes.
+        8..=15 => unsafe {
+            asm!(
+                "mov {a}, [{s}]", "mov {b}, [{s} + {n} - 8]",
+                "mov [{t}], {a}", "mov [{t} + {n} - 8], {b}",
+                s = in(reg) src, t = in(reg) dst, n = in(reg) len,
+                a = out(reg) _, b = out(reg) _,
+                options(nostack, preserves_flags)
+            );
+        },
+        // SAFETY: every access lies between the first and the last of `len` bytes.
+        4..=7 => unsafe {
+            asm!(
+                "mov {a:e}, [{s}]", "mov {b:e}, [{s} + {n} - 4]",
+                "mov [{t}], {a:e}", "mov [{t} + {n} - 4], {b:e}",
+                s = in(reg) src, t = in(reg) dst, n = in(reg) len,
+                a = out(reg) _, b = out(reg) _,
+                options(nostack, preserves_flags)
+            );
+        },
+        // SAFETY: every access lies between the first and the last of `len` bytes.
+        1..=3 => unsafe {
+            // First, middle and last byte cover one, two and three.
+            asm!(
+                "mov {a}, byte ptr [{s}]", "mov {b}, byte ptr [{s} + {h}]",
+                "mov {c}, byte ptr [{s} + {n} - 1]",
+                "mov byte ptr [{t}], {a}", "mov byte ptr [{t} + {h}], {b}",
+                "mov byte ptr [{t} + {n} - 1], {c}",
+                s = in(reg) src, t = in(reg) dst, n = in(reg) len, h = in(reg) len / 2,
+                a = out(reg_byte) _, b = out(reg_byte) _, c = out(reg_byte) _,
+                options(nostack, preserves_flags)
+            );
+        },
+        _ => {}
+    }
+}
+
+/// # Safety
+///
+/// As for [`super::copy`].
+unsafe fn rep_movsb(dst: *mut u8, src: *const u8, len: usize) {
+    // SAFETY: moves exactly `len` bytes; the direction flag is clear by the ABI.
+    unsafe {
+        asm!(
+            "rep movsb",
+            inout("rcx") len => _, inout("rsi") src => _, inout("rdi") dst => _,
+            options(nostack, preserves_flags)
+        );
+    }
+}
+
+/// A loop over four vectors, then single vectors, then one vector that ends with the last byte.
+macro_rules! vector_loop {
+    ($name:ident, $width:literal, $load:literal, $reg:literal, $after:literal) => {
+        /// # Safety
+        ///
+        /// As for [`super::copy`]; `len >= 64`, and the processor has the instructions.
+        unsafe fn $name(dst: *mut u8, src: *const u8, len: usize) {
+            // SAFETY: every access lies between the first and the last of `len` bytes: the last
+            // vector starts `width` before the end, which is not before the start since len >= 64.
+            // The xmm clobbers stand for the whole of the wider registers.
+            unsafe {
+                asm!(
+                    concat!("cmp {n}, 4*", $width), "jb 3f",
+                    "2:",
+                    concat!($load, " ", $reg, "0, [{s}]"),
+                    concat!($load, " ", $reg, "1, [{s} + ", $width, "]"),
+                    concat!($load, " ", $reg, "2, [{s} + 2*", $width, "]"),
+                    concat!($load, " ", $reg, "3, [{s} + 3*", $width, "]"),
+                    concat!("add {s}, 4*", $width),
+                    concat!($load, " [{t}], ", $reg, "0"),
+                    concat!($load, " [{t} + ", $width, "], ", $reg, "1"),
+                    concat!($load, " [{t} + 2*", $width, "], ", $reg, "2"),
+                    concat!($load, " [{t} + 3*", $width, "], ", $reg, "3"),
+                    concat!("add {t}, 4*", $width),
+                    concat!("sub {n}, 4*", $width),
+                    concat!("cmp {n}, 4*", $width), "jae 2b",
+                    "3:",
+                    concat!("cmp {n}, ", $width), "jb 4f",
+                    concat!($load, " ", $reg, "0, [{s}]"),
+                    concat!("add {s}, ", $width),
+                    concat!($load, " [{t}], ", $reg, "0"),
+                    concat!("add {t}, ", $width),
+                    concat!("sub {n}, ", $width), "jmp 3b",
+                    "4:",
+                    concat!($load, " ", $reg, "0, [{s} + {n} - ", $width, "]"),
+                    concat!($load, " [{t} + {n} - ", $width, "], ", $reg, "0"),
+                    $after,
+                    s = inout(reg) src => _, t = inout(reg) dst => _, n = inout(reg) len => _,
+                    out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
+                    options(nostack)
+                );
+            }
+        }
+    };
+}
+
+vector_loop!(avx512, "64", "vmovups", "zmm", "vzeroupper");
+vector_loop!(avx2, "32", "vmovups", "ymm", "vzeroupper");
+vector_loop!(sse2, "16", "movups", "xmm", "");
+
+/// Every loop that this processor can run, for the tests.
+#[cfg(test)]
+pub(super) fn loops() -> Vec<unsafe fn(*mut u8, *const u8, usize)> {
+    let mut all: Vec<unsafe fn(*mut u8, *const u8, usize)> = vec![sse2, rep_movsb];
+    let level = detect() & !ERMS;
+    if level >= AVX2 {
+        all.push(avx2);
+    }
+    if level >= AVX512 {
+        all.push(avx512);
+    }
+    all
+}

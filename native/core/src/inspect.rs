@@ -1,0 +1,307 @@
+//! Looking at a segment without attaching to it: by `pread`, so that a file cut or scribbled on by
+//! others harms nobody who looks.
+
+use crate::error::{Result, ShmError};
+use crate::layout::{
+    Geometry, READER_ENTRY, READER_TABLE, SLOT_HEADER, SegmentState, control, flags, header,
+    publish_word, reader_entry, slot,
+};
+use crate::meta::Meta;
+use crate::name::Place;
+use crate::options::SegmentOptions;
+use crate::participant::{self, Participant, ProcessInfo};
+use crate::platform;
+use crate::segment::{corrupted, read_geometry};
+use serde::Serialize;
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Everything that can be seen of a segment from outside.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// use snakepit_shm::{SegmentOptions, SegmentState};
+///
+/// let options = SegmentOptions::new("seen").dir(dir.path());
+/// let mut writer = options.create().unwrap();
+/// writer.write(b"12345").unwrap();
+/// let report = options.inspect().unwrap();
+/// assert_eq!((report.version, report.len, report.slots.len()), (2, 5, 4));
+/// assert_eq!(report.state, SegmentState::Active);
+/// assert_eq!(report.writer.unwrap().pid, std::process::id());
+/// writer.close().unwrap();
+/// ```
+#[derive(Debug, Clone, Serialize)]
+pub struct SegmentReport {
+    /// The segment's name.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its module, `_` written `-`.
+    pub module: String,
+    /// Its file, in the namespace's directory.
+    pub file: String,
+    /// Version of the format.
+    pub format_version: u16,
+    /// Length of the file, in bytes.
+    pub file_len: u64,
+    /// Longest value, in bytes.
+    pub capacity: usize,
+    /// Distance between slots, in bytes.
+    pub stride: usize,
+    /// Room in the reader table.
+    pub max_readers: usize,
+    /// Schema id given at creation.
+    pub schema_id: u64,
+    /// When it was created.
+    pub created_at: SystemTime,
+    /// Whether writers wake readers.
+    pub notify: bool,
+    /// Whether values carry a CRC32C.
+    pub crc32c: bool,
+    /// Whether values carry a time.
+    pub timestamps: bool,
+    /// State.
+    pub state: SegmentState,
+    /// One more with every writer.
+    pub generation: u32,
+    /// The process that holds the writer claim, when there is one and it is known.
+    pub writer: Option<ProcessInfo>,
+    /// Whether that process lives; `None` when it cannot be known.
+    pub writer_alive: Option<bool>,
+    /// Version of the current value, 0 = none.
+    pub version: u64,
+    /// Slot of the current value.
+    pub current_slot: usize,
+    /// Length of the current value, in bytes; 0 when there is none or it is being overwritten.
+    pub len: usize,
+    /// Age of the current value; `None` without one or without timestamps.
+    pub age: Option<Duration>,
+    /// Writers that followed a dead one.
+    pub takeovers: u64,
+    /// Half-written values that a takeover discarded.
+    pub discarded: u64,
+    /// Readers that sleep.
+    pub waiters: u32,
+    /// Attached readers.
+    pub readers: Vec<ReaderReport>,
+    /// Slots.
+    pub slots: Vec<SlotReport>,
+}
+
+/// An attached reader.
+#[derive(Debug, Clone, Serialize)]
+pub struct ReaderReport {
+    /// Entry in the reader table.
+    pub entry: usize,
+    /// Its process, when it is known.
+    pub process: Option<ProcessInfo>,
+    /// Whether that process lives; `None` when it cannot be known.
+    pub alive: Option<bool>,
+    /// Slot that it has pinned.
+    pub pinned: Option<u32>,
+    /// Calls of it that sleep.
+    pub waiting: u32,
+}
+
+/// A slot.
+#[derive(Debug, Clone, Serialize)]
+pub struct SlotReport {
+    /// Version that it holds; odd while it is being written.
+    pub seq: u64,
+    /// Length of its value, in bytes, as it says.
+    pub len: u64,
+}
+
+/// A segment's file, opened to be looked at.
+pub(crate) struct Look {
+    pub meta: Meta,
+    pub geometry: Geometry,
+    file: File,
+    file_len: u64,
+    head: [u8; 256],
+    participant: Option<Arc<Participant>>,
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(std::array::from_fn(|i| bytes[at + i]))
+}
+
+impl Look {
+    pub(crate) fn open(
+        place: &Place,
+        name: &str,
+        participant: Option<Arc<Participant>>,
+    ) -> Result<Self> {
+        let meta = Meta::load(place, name)?;
+        let failed = |e: std::io::Error| match e.kind() {
+            std::io::ErrorKind::NotFound => ShmError::NotFound { name: name.into() },
+            _ => ShmError::from_io(name, "inspect", e),
+        };
+        let file = platform::open_existing(&meta.path(place), false).map_err(failed)?;
+        let geometry = read_geometry(name, &file)?;
+        let file_len = file.metadata().map_err(failed)?.len();
+        let mut head = [0u8; 256];
+        platform::read_at(file.as_fd(), &mut head, 0).map_err(failed)?;
+        Ok(Self {
+            meta,
+            geometry,
+            file,
+            file_len,
+            head,
+            participant,
+        })
+    }
+
+    fn read<const N: usize>(&self, at: usize) -> [u8; N] {
+        let mut bytes = [0u8; N];
+        // A file cut meanwhile reads as zeros, which are valid everywhere.
+        let _ = platform::read_at(self.file.as_fd(), &mut bytes, at as u64);
+        bytes
+    }
+
+    pub(crate) fn state(&self) -> Result<SegmentState> {
+        SegmentState::from_word(u32_at(&self.head, header::STATE))
+            .ok_or_else(|| corrupted(&self.meta.name, "its state is none"))
+    }
+
+    pub(crate) fn generation(&self) -> u32 {
+        u32_at(&self.head, header::GENERATION)
+    }
+
+    pub(crate) fn writer(&self) -> Option<ProcessInfo> {
+        let key = u64_at(&self.head, header::WRITER);
+        self.participant.as_ref()?.describe(key)
+    }
+
+    pub(crate) fn published(&self) -> Result<(u64, usize)> {
+        let (version, slot) = publish_word::unpack(u64_at(&self.head, header::PUBLISH));
+        if slot < self.geometry.slots && version % 2 == 0 {
+            return Ok((version, slot));
+        }
+        Err(corrupted(&self.meta.name, "its publish word names no slot"))
+    }
+
+    fn slot(&self, slot: usize) -> [u8; SLOT_HEADER] {
+        self.read(self.geometry.first_slot + slot * self.geometry.stride)
+    }
+
+    /// Length and timestamp of the current value, unless it is being overwritten.
+    pub(crate) fn current(&self) -> Result<Option<(usize, u64)>> {
+        let (version, at) = self.published()?;
+        let bytes = self.slot(at);
+        let len = u64_at(&bytes, slot::LEN);
+        let whole = version != 0 && u64_at(&bytes, slot::SEQ) == version;
+        if whole && len > self.geometry.capacity as u64 {
+            return Err(corrupted(&self.meta.name, "length of its value"));
+        }
+        Ok(whole.then(|| (len as usize, u64_at(&bytes, slot::TIMESTAMP))))
+    }
+
+    pub(crate) fn readers(&self) -> Vec<ReaderReport> {
+        let control: [u8; 8] = self.read(self.geometry.control);
+        let high = (u32_at(&control, control::HIGH) as usize).min(self.geometry.max_readers);
+        let mut table = vec![0u8; high * READER_ENTRY];
+        let at = self.geometry.control + READER_TABLE;
+        let _ = platform::read_at(self.file.as_fd(), &mut table, at as u64);
+        let participant = self.participant.as_ref();
+        table
+            .chunks_exact(READER_ENTRY)
+            .enumerate()
+            .filter_map(|(entry, bytes)| {
+                let key = u64_at(bytes, reader_entry::KEY);
+                (key != 0).then(|| ReaderReport {
+                    entry,
+                    process: participant.and_then(|p| p.describe(key)),
+                    alive: participant.map(|p| p.is_alive(key)),
+                    pinned: u32_at(bytes, reader_entry::PIN).checked_sub(1),
+                    waiting: u32_at(bytes, reader_entry::WAITING),
+                })
+            })
+            .collect()
+    }
+
+    pub(crate) fn created_at(&self) -> SystemTime {
+        UNIX_EPOCH
+            .checked_add(Duration::from_nanos(self.geometry.created_ns))
+            .unwrap_or(UNIX_EPOCH)
+    }
+
+    /// When the file was last read or written, as far as the file system keeps it.
+    pub(crate) fn last_accessed(&self) -> SystemTime {
+        let times = self.file.metadata().ok();
+        times
+            .and_then(|t| t.accessed().ok().max(t.modified().ok()))
+            .unwrap_or(UNIX_EPOCH)
+    }
+
+    fn report(&self) -> Result<SegmentReport> {
+        let geometry = &self.geometry;
+        let (version, current_slot) = self.published()?;
+        let current = self.current()?;
+        let writer_key = u64_at(&self.head, header::WRITER);
+        let control: [u8; 8] = self.read(geometry.control);
+        Ok(SegmentReport {
+            name: self.meta.name.clone(),
+            namespace: self.meta.namespace.clone(),
+            module: self.meta.module.clone(),
+            file: self.meta.file.clone(),
+            format_version: crate::layout::FORMAT_VERSION,
+            file_len: self.file_len,
+            capacity: geometry.capacity,
+            stride: geometry.stride,
+            max_readers: geometry.max_readers,
+            schema_id: geometry.schema_id,
+            created_at: self.created_at(),
+            notify: geometry.has(flags::NOTIFY),
+            crc32c: geometry.has(flags::CRC32C),
+            timestamps: geometry.has(flags::TIMESTAMP_COARSE | flags::TIMESTAMP_PRECISE),
+            state: self.state()?,
+            generation: self.generation(),
+            writer: self.writer(),
+            writer_alive: self
+                .participant
+                .as_ref()
+                .filter(|_| writer_key != 0)
+                .map(|p| p.is_alive(writer_key)),
+            version,
+            current_slot,
+            len: current.map_or(0, |(len, _)| len),
+            age: current.and_then(|(_, at)| {
+                (at != 0).then(|| Duration::from_nanos(platform::monotonic_ns().saturating_sub(at)))
+            }),
+            takeovers: u64_at(&self.head, header::TAKEOVERS),
+            discarded: u64_at(&self.head, header::DISCARDED),
+            waiters: u32_at(&control, control::WAITERS),
+            readers: self.readers(),
+            slots: (0..geometry.slots)
+                .map(|slot_index| {
+                    let bytes = self.slot(slot_index);
+                    SlotReport {
+                        seq: u64_at(&bytes, slot::SEQ),
+                        len: u64_at(&bytes, slot::LEN),
+                    }
+                })
+                .collect(),
+        })
+    }
+}
+
+impl SegmentOptions {
+    /// Reads a segment's header, slots and reader table without attaching.
+    ///
+    /// # Errors
+    ///
+    /// [`ShmError::NotFound`], [`ShmError::Corrupted`], [`ShmError::Truncated`],
+    /// [`ShmError::PermissionDenied`].
+    pub fn inspect(&self) -> Result<SegmentReport> {
+        let place = self.place()?;
+        Look::open(&place, &self.name, participant::join(&place).ok())?.report()
+    }
+}

@@ -1,0 +1,425 @@
+//! The mapped bytes of a segment, and the only way to them.
+//!
+//! A mapping has three parts: header pages, control pages, slot pages. A writer maps all of them
+//! writable; a reader maps the control pages writable where it may and everything else `PROT_READ`.
+//! Offsets come from a [`Geometry`] that was validated against the file and is kept in private
+//! memory, and every access is checked against it: nothing read from the file is ever used as an
+//! offset unchecked. No Rust reference to bytes that may change leaves this module.
+
+use crate::copy;
+use crate::error::{Resource, Result, ShmError};
+use crate::layout::{
+    Geometry, READER_ENTRY, READER_TABLE, SLOT_HEADER, SegmentState, control, header, reader_entry,
+    slot as slot_field,
+};
+use crate::platform;
+use crate::seqlock::Words;
+use memmap2::{MmapOptions, MmapRaw};
+use std::fs::File;
+use std::io;
+use std::mem::ManuallyDrop;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::mpsc;
+
+/// Mappings from this size on are unmapped by a background thread: unmapping 100 MB takes
+/// milliseconds, and a destructor may run where nothing may block.
+const UNMAP_IN_BACKGROUND: usize = 4 << 20;
+
+/// Who maps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Everything writable.
+    Writer,
+    /// Control pages writable.
+    Reader,
+    /// Nothing writable: a reader that may not open the file for writing.
+    Observer,
+}
+
+/// The mapped bytes of one segment.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    geometry: Geometry,
+    access: Access,
+    header: MmapRaw,
+    control: MmapRaw,
+    /// Taken out when it is dropped, perhaps to be unmapped elsewhere.
+    slots: ManuallyDrop<MmapRaw>,
+    /// Where slot 0's header is, in `slots`.
+    first_slot: usize,
+}
+
+/// The only right to write a slot's bytes through a slice; made by the writer's loans.
+#[derive(Debug)]
+pub(crate) struct LoanToken {
+    pub(crate) slot: usize,
+}
+
+impl Mapping {
+    /// Maps a file whose length was checked against `geometry`.
+    pub(crate) fn new(name: &str, file: &File, geometry: Geometry, access: Access) -> Result<Self> {
+        let page = platform::page_size();
+        let control_len = geometry.control_len(page);
+        let slots_at = geometry.control + control_len;
+        let slots_len = geometry.file_len(page) - slots_at;
+        let map = |offset: usize, len: usize, writable: bool| {
+            let mut options = MmapOptions::new();
+            options.offset(offset as u64).len(len);
+            let mapped = if writable {
+                options.map_raw(file)
+            } else {
+                options.map_raw_read_only(file)
+            };
+            mapped.map_err(|source| map_error(name, len, source))
+        };
+        let writer = access == Access::Writer;
+        Ok(Self {
+            header: map(0, geometry.control, writer)?,
+            control: map(geometry.control, control_len, access != Access::Observer)?,
+            slots: ManuallyDrop::new(map(slots_at, slots_len, writer)?),
+            first_slot: geometry.first_slot - slots_at,
+            geometry,
+            access,
+        })
+    }
+
+    /// Sizes and places.
+    #[inline]
+    pub(crate) fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// Whether the control pages can be written.
+    pub(crate) fn registers(&self) -> bool {
+        self.access != Access::Observer
+    }
+
+    /// Writes the immutable cache line of a new segment.
+    pub(crate) fn write_header(&self) {
+        assert_eq!(self.access, Access::Writer);
+        let line = self.geometry.encode();
+        // SAFETY: the header page is mapped writable and longer than a cache line.
+        unsafe { copy::copy(self.header.as_mut_ptr(), line.as_ptr(), line.len()) };
+    }
+
+    /// The immutable cache line as it is now, to compare with what was validated.
+    pub(crate) fn header_line(&self) -> [u8; crate::layout::HEADER_LEN] {
+        let mut line = [0u8; crate::layout::HEADER_LEN];
+        // SAFETY: the header page is readable and longer than a cache line.
+        unsafe { copy::copy(line.as_mut_ptr(), self.header.as_ptr(), line.len()) };
+        line
+    }
+
+    /// A word of the header page; `offset` is one of the constants of [`header`].
+    #[inline]
+    fn header_u64(&self, offset: usize) -> &AtomicU64 {
+        // SAFETY: the header page lives as long as `self`, the constants are aligned and inside it
+        // (asserted in `layout`), and shared words are only accessed as atomics.
+        unsafe { &*self.header.as_ptr().add(offset).cast::<AtomicU64>() }
+    }
+
+    #[inline]
+    fn header_u32(&self, offset: usize) -> &AtomicU32 {
+        // SAFETY: as `header_u64`.
+        unsafe { &*self.header.as_ptr().add(offset).cast::<AtomicU32>() }
+    }
+
+    /// `state`.
+    #[inline]
+    pub(crate) fn state_word(&self) -> &AtomicU32 {
+        self.header_u32(header::STATE)
+    }
+
+    /// `state`, decoded; `None` for garbage.
+    #[inline]
+    pub(crate) fn state(&self) -> Option<SegmentState> {
+        // Pairs with the Release store in `seal` and `close`: what was published before is seen.
+        SegmentState::from_word(self.state_word().load(Ordering::Acquire))
+    }
+
+    /// `generation`.
+    pub(crate) fn generation(&self) -> &AtomicU32 {
+        self.header_u32(header::GENERATION)
+    }
+
+    /// `writer`.
+    pub(crate) fn writer_key(&self) -> &AtomicU64 {
+        self.header_u64(header::WRITER)
+    }
+
+    /// `takeovers`.
+    pub(crate) fn takeovers(&self) -> &AtomicU64 {
+        self.header_u64(header::TAKEOVERS)
+    }
+
+    /// `discarded`.
+    pub(crate) fn discarded(&self) -> &AtomicU64 {
+        self.header_u64(header::DISCARDED)
+    }
+
+    fn control_at(&self, offset: usize, len: usize) -> *const u8 {
+        assert!(offset + len <= self.control.len());
+        // SAFETY: inside the control pages, as just checked.
+        unsafe { self.control.as_ptr().add(offset) }
+    }
+
+    fn entry(&self, index: usize, field: usize, len: usize) -> *const u8 {
+        assert!(index < self.geometry.max_readers);
+        self.control_at(READER_TABLE + index * READER_ENTRY + field, len)
+    }
+
+    /// Entries of the reader table that were ever used lie below this.
+    pub(crate) fn reader_high(&self) -> &AtomicU32 {
+        let at = self.control_at(control::HIGH, 4);
+        // SAFETY: as `reader_key`.
+        unsafe { &*at.cast::<AtomicU32>() }
+    }
+
+    /// Participant key of a reader-table entry.
+    pub(crate) fn reader_key(&self, index: usize) -> &AtomicU64 {
+        let at = self.entry(index, reader_entry::KEY, 8);
+        // SAFETY: aligned (entries are 16 bytes from 64 on), inside the control pages, atomic only.
+        unsafe { &*at.cast::<AtomicU64>() }
+    }
+
+    /// Pinned slot + 1 of a reader-table entry.
+    pub(crate) fn reader_pin(&self, index: usize) -> &AtomicU32 {
+        let at = self.entry(index, reader_entry::PIN, 4);
+        // SAFETY: as `reader_key`.
+        unsafe { &*at.cast::<AtomicU32>() }
+    }
+
+    /// Sleeping calls of a reader-table entry.
+    pub(crate) fn reader_waiting(&self, index: usize) -> &AtomicU32 {
+        let at = self.entry(index, reader_entry::WAITING, 4);
+        // SAFETY: as `reader_key`.
+        unsafe { &*at.cast::<AtomicU32>() }
+    }
+
+    /// File range of the page that holds a reader-table entry, for reservation.
+    pub(crate) fn entry_page(&self, index: usize) -> (usize, usize) {
+        let page = platform::page_size();
+        let at = READER_TABLE + index * READER_ENTRY;
+        (self.geometry.control + at / page * page, page)
+    }
+
+    #[inline]
+    fn slot_at(&self, slot: usize) -> *mut u8 {
+        assert!(slot < self.geometry.slots);
+        // SAFETY: `slot` is in range, so header and bytes lie inside the slot pages by `Geometry`.
+        unsafe {
+            self.slots
+                .as_mut_ptr()
+                .add(self.first_slot + slot * self.geometry.stride)
+        }
+    }
+
+    #[inline]
+    fn slot_u64(&self, slot: usize, field: usize) -> &AtomicU64 {
+        let at = self.slot_at(slot);
+        // SAFETY: slot headers are 64 bytes, aligned to a cache line; fields are constants inside.
+        unsafe { &*at.add(field).cast::<AtomicU64>() }
+    }
+
+    /// A word of a slot header.
+    #[inline]
+    pub(crate) fn slot_word(&self, slot: usize, field: SlotWord) -> &AtomicU64 {
+        self.slot_u64(slot, field as usize)
+    }
+
+    #[inline]
+    fn data_at(&self, slot: usize, offset: usize, len: usize) -> *mut u8 {
+        let end = offset.checked_add(len);
+        assert!(end.is_some_and(|end| end <= self.geometry.capacity));
+        // SAFETY: inside the slot's bytes, as just checked.
+        unsafe { self.slot_at(slot).add(SLOT_HEADER + offset) }
+    }
+
+    /// Copies into a slot. Panics unless the range fits: callers check first and return an error.
+    #[inline]
+    pub(crate) fn copy_in(&self, slot: usize, offset: usize, bytes: &[u8]) {
+        assert!(self.access == Access::Writer);
+        let to = self.data_at(slot, offset, bytes.len());
+        // SAFETY: writable and in range; no references to slot bytes exist while the writer writes
+        // (views exist of sealed segments only, which writers refuse).
+        unsafe { copy::copy(to, bytes.as_ptr(), bytes.len()) };
+    }
+
+    /// Copies from a slot that may be overwritten meanwhile.
+    #[inline]
+    pub(crate) fn copy_out(&self, slot: usize, offset: usize, bytes: &mut [u8]) {
+        let from = self.data_at(slot, offset, bytes.len());
+        // SAFETY: readable and in range; `bytes` is private.
+        unsafe { copy::copy(bytes.as_mut_ptr(), from, bytes.len()) };
+    }
+
+    /// [`Self::copy_out`] into memory that others in this process may alias.
+    pub(crate) fn copy_out_cells(&self, slot: usize, offset: usize, cells: &[std::cell::Cell<u8>]) {
+        let from = self.data_at(slot, offset, cells.len());
+        // SAFETY: readable and in range; cells may be written through a shared reference.
+        unsafe { copy::copy(cells.as_ptr().cast::<u8>().cast_mut(), from, cells.len()) };
+    }
+
+    /// [`Self::copy_in`] from memory that others in this process may alias.
+    pub(crate) fn copy_in_cells(&self, slot: usize, offset: usize, cells: &[std::cell::Cell<u8>]) {
+        assert!(self.access == Access::Writer);
+        let to = self.data_at(slot, offset, cells.len());
+        // SAFETY: as `copy_in`; cells may be read while others hold them.
+        unsafe { copy::copy(to, cells.as_ptr().cast::<u8>(), cells.len()) };
+    }
+
+    /// Copies a range from one slot to the same range of another.
+    pub(crate) fn copy_across(&self, from: usize, to: usize, offset: usize, len: usize) {
+        assert!(self.access == Access::Writer && from != to);
+        let source = self.data_at(from, offset, len);
+        let target = self.data_at(to, offset, len);
+        // SAFETY: both in range, apart because the slots differ, and only this writer writes.
+        unsafe { copy::copy(target, source, len) };
+    }
+
+    /// Zeroes a range of a slot.
+    pub(crate) fn zero(&self, slot: usize, offset: usize, len: usize) {
+        assert!(self.access == Access::Writer);
+        let at = self.data_at(slot, offset, len);
+        // SAFETY: writable and in range.
+        unsafe { copy::zero(at, len) };
+    }
+
+    /// CRC32C of the first `len` bytes of a slot.
+    pub(crate) fn checksum(&self, slot: usize, len: usize) -> u32 {
+        let mut piece = [0u8; 4096];
+        let (mut sum, mut done) = (0, 0);
+        while done < len {
+            let n = (len - done).min(piece.len());
+            self.copy_out(slot, done, &mut piece[..n]);
+            sum = crc32c::crc32c_append(sum, &piece[..n]);
+            done += n;
+        }
+        sum
+    }
+
+    /// The slot's bytes, to be filled in place. Other processes may read them meanwhile, through
+    /// the copy that is no data race, and throw away what they got.
+    pub(crate) fn loan_slice<'a>(&'a self, token: &'a mut LoanToken) -> &'a mut [u8] {
+        assert!(self.access == Access::Writer);
+        let capacity = self.geometry.capacity;
+        let at = self.data_at(token.slot, 0, capacity);
+        // SAFETY: in range and writable; the token is the only one for its slot, so no other
+        // reference to these bytes exists in this process, and other processes hold none of ours.
+        unsafe { std::slice::from_raw_parts_mut(at, capacity) }
+    }
+
+    /// The bytes of a sealed segment's slot; `None` unless it is sealed and the range fits.
+    pub(crate) fn sealed_slice(&self, slot: usize, len: usize) -> Option<&[u8]> {
+        let fits = slot < self.geometry.slots && len <= self.geometry.capacity;
+        if !fits || self.state() != Some(SegmentState::Sealed) {
+            return None;
+        }
+        let at = self.data_at(slot, 0, len);
+        // SAFETY: in range and readable. The segment is sealed, so by the protocol nobody writes it
+        // any more. A program that breaks the protocol can change these bytes, as it could change
+        // any private memory of its own user's processes (docs/limitations.md).
+        Some(unsafe { std::slice::from_raw_parts(at, len) })
+    }
+
+    /// Locks all pages in memory (mlock(2)).
+    pub(crate) fn lock(&self) -> io::Result<()> {
+        self.header.lock()?;
+        self.control.lock()?;
+        self.slots.lock()
+    }
+
+    /// Asks for huge pages under the slots (MADV_HUGEPAGE), before they are touched.
+    pub(crate) fn advise_huge(&self) -> io::Result<()> {
+        self.slots.advise(memmap2::Advice::HugePage)
+    }
+
+    /// Binds the pages of the slots to a NUMA node, before they are touched.
+    pub(crate) fn bind_to_node(&self, node: u32) -> io::Result<()> {
+        platform::bind_to_node(self.slots.as_mut_ptr(), self.slots.len(), node)
+    }
+}
+
+/// Words of a slot header.
+#[derive(Debug, Clone, Copy)]
+#[repr(usize)]
+pub(crate) enum SlotWord {
+    Len = slot_field::LEN,
+    Timestamp = slot_field::TIMESTAMP,
+    Check = slot_field::CHECK,
+    Dtype = slot_field::DTYPE,
+    Shape0 = slot_field::SHAPE,
+    Shape1 = slot_field::SHAPE + 8,
+    Shape2 = slot_field::SHAPE + 16,
+}
+
+impl Words for Mapping {
+    #[inline]
+    fn publish(&self) -> &AtomicU64 {
+        self.header_u64(header::PUBLISH)
+    }
+    #[inline]
+    fn seq(&self, slot: usize) -> &AtomicU64 {
+        self.slot_u64(slot, slot_field::SEQ)
+    }
+    #[inline]
+    fn slots(&self) -> usize {
+        self.geometry.slots
+    }
+    #[inline]
+    fn notify(&self) -> &AtomicU32 {
+        self.header_u32(header::NOTIFY)
+    }
+    #[inline]
+    fn waiters(&self) -> &AtomicU32 {
+        let at = self.control.as_ptr();
+        // SAFETY: the control pages live as long as `self`; the constant is aligned and inside.
+        unsafe { &*at.add(control::WAITERS).cast::<AtomicU32>() }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: taken once, here; `self.slots` is not used afterwards.
+        let slots = unsafe { ManuallyDrop::take(&mut self.slots) };
+        if slots.len() < UNMAP_IN_BACKGROUND {
+            return;
+        }
+        static UNMAPPER: platform::fork::PerProcess<Unmapper> = platform::fork::PerProcess::new();
+        if let Some(queue) = &UNMAPPER.get().0 {
+            // When the thread is gone, the mapping comes back in the error and is dropped here.
+            let _ = queue.send(slots);
+        }
+    }
+}
+
+/// The thread that unmaps large mappings.
+struct Unmapper(Option<mpsc::Sender<MmapRaw>>);
+
+impl Default for Unmapper {
+    fn default() -> Self {
+        let (queue, mappings) = mpsc::channel::<MmapRaw>();
+        let thread = std::thread::Builder::new()
+            .name("shm-unmap".into())
+            .stack_size(64 * 1024)
+            .spawn(move || mappings.into_iter().for_each(drop));
+        Self(thread.ok().map(|_| queue))
+    }
+}
+
+fn map_error(name: &str, len: usize, source: io::Error) -> ShmError {
+    match source.raw_os_error() {
+        Some(libc::ENOMEM | libc::EAGAIN) => ShmError::ResourceExhausted {
+            name: Some(name.to_owned()),
+            resource: Resource::AddressSpace,
+            needed: len as u64,
+            available: None,
+        },
+        _ => ShmError::from_io(name, "map", source),
+    }
+}
+
+const _: () = {
+    const fn shared_between_threads<T: Send + Sync>() {}
+    shared_between_threads::<Mapping>();
+};

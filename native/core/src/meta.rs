@@ -1,0 +1,196 @@
+//! The `.meta` file: JSON that makes a name findable and unique (DESIGN 3).
+//!
+//! It is hostile input like everything else in the directory: its length is bounded, and the file
+//! it names must be one that this very name can have.
+
+use crate::error::{Result, ShmError};
+use crate::name::{Place, module_part};
+use crate::platform;
+use serde::{Deserialize, Serialize};
+use std::io::{self, Read};
+use std::path::PathBuf;
+
+/// A `.meta` is a few hundred bytes; anything longer is none of ours.
+const LONGEST: u64 = 16 * 1024;
+
+/// What a `.meta` file says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Meta {
+    /// Version of this file's format.
+    pub format: u32,
+    pub name: String,
+    pub namespace: String,
+    /// As in the file name: `_` is `-`.
+    pub module: String,
+    /// The segment's file, in the same directory.
+    pub file: String,
+    pub size: u64,
+    pub slots: u32,
+    pub schema_id: u64,
+    /// The process that created it.
+    pub creator_pid: u32,
+    /// Nanoseconds since 1970; equal to the header's.
+    pub created_ns: u64,
+    /// Random: tells this segment from an earlier one of the same name.
+    pub incarnation: String,
+}
+
+impl Meta {
+    /// Parses bytes that are said to be the `.meta` of `name`.
+    pub(crate) fn parse(place: &Place, name: &str, bytes: &[u8]) -> Result<Self> {
+        let corrupted = |reason: String| ShmError::Corrupted {
+            name: name.to_owned(),
+            reason: format!("metadata: {reason}"),
+        };
+        let meta: Self = serde_json::from_slice(bytes).map_err(|e| corrupted(e.to_string()))?;
+        if meta.format != 1 {
+            return Err(corrupted(format!("format {}", meta.format)));
+        }
+        if meta.name != name || meta.namespace != place.namespace {
+            return Err(corrupted("it is of another segment".into()));
+        }
+        let module = module_part(&meta.module).map_err(|_| corrupted("module".into()))?;
+        if meta.file != place.segment_file(&module, name, meta.creator_pid) {
+            return Err(corrupted("it names a file of another segment".into()));
+        }
+        let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        if meta.incarnation.len() != 32 || !meta.incarnation.bytes().all(hex) {
+            return Err(corrupted("incarnation".into()));
+        }
+        Ok(meta)
+    }
+
+    /// Loads the `.meta` of `name`.
+    pub(crate) fn load(place: &Place, name: &str) -> Result<Self> {
+        let path = place.meta_path(name)?;
+        let mut bytes = Vec::with_capacity(512);
+        platform::open_existing(&path, false)
+            .and_then(|file| file.take(LONGEST).read_to_end(&mut bytes))
+            .map_err(|source| match source.kind() {
+                io::ErrorKind::NotFound => ShmError::NotFound {
+                    name: name.to_owned(),
+                },
+                io::ErrorKind::InvalidInput => ShmError::Corrupted {
+                    name: name.to_owned(),
+                    reason: "metadata: not a regular file".into(),
+                },
+                _ if source.raw_os_error() == Some(libc::ELOOP) => ShmError::Corrupted {
+                    name: name.to_owned(),
+                    reason: "metadata: a symbolic link".into(),
+                },
+                _ => ShmError::from_io(name, "open", source),
+            })?;
+        Self::parse(place, name, &bytes)
+    }
+
+    /// The segment's file.
+    pub(crate) fn path(&self, place: &Place) -> PathBuf {
+        place.dir.join(&self.file)
+    }
+
+    pub(crate) fn to_json(&self) -> Vec<u8> {
+        let mut json = serde_json::to_vec_pretty(self).unwrap_or_default();
+        json.push(b'\n');
+        json
+    }
+}
+
+/// A random incarnation id.
+pub(crate) fn new_incarnation() -> Result<String> {
+    let mut bytes = [0u8; 16];
+    getrandom::fill(&mut bytes).map_err(|e| ShmError::Io {
+        name: None,
+        operation: "getrandom",
+        source: io::Error::other(e),
+    })?;
+    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::path::Path;
+
+    fn place() -> Place {
+        Place::new(Path::new("/dev/shm"), "ns").unwrap()
+    }
+
+    fn meta() -> Meta {
+        Meta {
+            format: 1,
+            name: "n".into(),
+            namespace: "ns".into(),
+            module: "m".into(),
+            file: "ns_m_n_7".into(),
+            size: 4096,
+            slots: 4,
+            schema_id: u64::MAX,
+            creator_pid: 7,
+            created_ns: 1,
+            incarnation: "0123456789abcdef0123456789abcdef".into(),
+        }
+    }
+
+    #[test]
+    fn survives_json() {
+        let json = meta().to_json();
+        assert_eq!(Meta::parse(&place(), "n", &json).unwrap(), meta());
+    }
+
+    #[test]
+    fn what_names_another_file_is_refused() {
+        let refused = |m: Meta| Meta::parse(&place(), "n", &m.to_json()).unwrap_err().code();
+        for bad in [
+            Meta {
+                file: "../etc/passwd".into(),
+                ..meta()
+            },
+            Meta {
+                file: "ns_m_other_7".into(),
+                ..meta()
+            },
+            Meta {
+                name: "other".into(),
+                ..meta()
+            },
+            Meta {
+                namespace: "nz".into(),
+                ..meta()
+            },
+            Meta {
+                module: "../m".into(),
+                ..meta()
+            },
+            Meta {
+                format: 2,
+                ..meta()
+            },
+            Meta {
+                incarnation: "zz".into(),
+                ..meta()
+            },
+        ] {
+            assert_eq!(refused(bad), "corrupted");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
+            prop_assert!(Meta::parse(&place(), "n", &bytes).is_err());
+        }
+
+        /// One byte changed: refused, or still a file that this name can have.
+        #[test]
+        fn mutated_metadata_stays_with_its_name(at in 0usize..300, value: u8) {
+            let mut json = meta().to_json();
+            let at = at % json.len();
+            json[at] = value;
+            if let Ok(m) = Meta::parse(&place(), "n", &json) {
+                prop_assert!(m.file.starts_with("ns_") && m.file.contains("_n_"));
+                prop_assert!(!m.file.contains('/'));
+            }
+        }
+    }
+}

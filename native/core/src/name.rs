@@ -1,0 +1,149 @@
+//! Names and the files they stand for (DESIGN 3).
+//!
+//! A namespace has no `_` and a module's `_` is written `-`, so `{ns}_{module}_{name}_{pid}` splits in
+//! one way only and no two names meet in one file. File names are made here and never parsed for
+//! truth: the `.meta` says which file is meant.
+
+use crate::error::{Result, ShmError};
+use std::path::{Path, PathBuf};
+
+/// Longest segment name, in bytes.
+pub const MAX_NAME: usize = 128;
+/// Longest namespace or module, in bytes: all parts together stay below NAME_MAX (255).
+pub const MAX_PART: usize = 32;
+/// Namespace unless another is given.
+pub const DEFAULT_NAMESPACE: &str = "snakepit";
+/// Module unless another is given.
+pub const DEFAULT_MODULE: &str = "default";
+/// Directory unless another is given.
+pub const DEFAULT_DIR: &str = "/dev/shm";
+/// Namespace of the industrial controller that the format comes from (plan).
+pub const EVO_NAMESPACE: &str = "evo";
+
+fn check(name: &str, longest: usize, underscore: bool) -> Result<()> {
+    let allowed =
+        |b: u8| b.is_ascii_alphanumeric() || b == b'.' || b == b'-' || (b == b'_' && underscore);
+    let reason = if name.is_empty() {
+        "it is empty"
+    } else if name.len() > longest {
+        "it is too long"
+    } else if name.starts_with('.') {
+        "it starts with a dot"
+    } else if !name.bytes().all(allowed) {
+        "it has a character outside A-Z a-z 0-9 . _ - (no _ in a namespace)"
+    } else {
+        return Ok(());
+    };
+    let shown: String = name.chars().take(MAX_NAME).collect();
+    Err(ShmError::InvalidName {
+        name: shown,
+        reason,
+    })
+}
+
+/// Where a namespace's files are.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Place {
+    pub dir: PathBuf,
+    pub namespace: String,
+}
+
+impl Place {
+    pub(crate) fn new(dir: &Path, namespace: &str) -> Result<Self> {
+        check(namespace, MAX_PART, false)?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            namespace: namespace.to_owned(),
+        })
+    }
+
+    /// The `.meta` of a name, which must be valid.
+    pub(crate) fn meta_path(&self, name: &str) -> Result<PathBuf> {
+        check(name, MAX_NAME, true)?;
+        Ok(self.dir.join(format!("{}_{name}.meta", self.namespace)))
+    }
+
+    /// The name that a `.meta` file of this namespace stands for.
+    pub(crate) fn name_of_meta<'a>(&self, file: &'a str) -> Option<&'a str> {
+        let name = file
+            .strip_prefix(self.namespace.as_str())?
+            .strip_prefix('_')?
+            .strip_suffix(".meta")?;
+        check(name, MAX_NAME, true).ok()?;
+        Some(name)
+    }
+
+    /// The segment file of a name.
+    pub(crate) fn segment_file(&self, module: &str, name: &str, pid: u32) -> String {
+        format!("{}_{module}_{name}_{pid}", self.namespace)
+    }
+
+    /// The participants file.
+    pub(crate) fn participants_path(&self) -> PathBuf {
+        self.dir.join(format!("{}.participants", self.namespace))
+    }
+}
+
+/// A module's name as it stands in file names.
+pub(crate) fn module_part(module: &str) -> Result<String> {
+    check(module, MAX_PART, true)?;
+    Ok(module.replace('_', "-"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn place() -> Place {
+        Place::new(Path::new("/dev/shm"), "ns").unwrap()
+    }
+
+    #[test]
+    fn bad_names_are_refused() {
+        let long = "x".repeat(129);
+        for bad in ["", ".", ".x", "a/b", "..", "a b", "ü", "a\0b", &long, "*"] {
+            let error = place().meta_path(bad).unwrap_err();
+            assert_eq!(error.code(), "invalid_name", "{bad:?}");
+        }
+        assert!(place().meta_path(&"x".repeat(128)).is_ok());
+        assert!(Place::new(Path::new("/"), "a_b").is_err());
+        assert!(module_part("a/b").is_err());
+        assert_eq!(module_part("control_unit").unwrap(), "control-unit");
+    }
+
+    #[test]
+    fn longest_file_name_fits() {
+        let p = Place::new(Path::new("/"), &"n".repeat(MAX_PART)).unwrap();
+        let file = p.segment_file(&"m".repeat(MAX_PART), &"x".repeat(MAX_NAME), u32::MAX);
+        assert!(file.len() < 255);
+    }
+
+    #[test]
+    fn only_own_meta_files_have_a_name() {
+        assert_eq!(place().name_of_meta("ns_a_b.meta"), Some("a_b"));
+        assert_eq!(place().name_of_meta("ns_notes.txt"), None);
+        assert_eq!(place().name_of_meta("nsx_a.meta"), None);
+        assert_eq!(place().name_of_meta("ns_.meta"), None);
+    }
+
+    const PART: &str = "[A-Za-z0-9.-]{1,8}";
+    const NAME: &str = "[A-Za-z0-9_-][A-Za-z0-9._-]{0,12}";
+
+    proptest! {
+        #[test]
+        fn two_names_never_meet_in_one_file(
+            m1 in PART, n1 in NAME, p1: u32, m2 in PART, n2 in NAME, p2: u32,
+        ) {
+            let file = |m: &str, n: &str, p| place().segment_file(m, n, p);
+            prop_assert_eq!(
+                file(&m1, &n1, p1) == file(&m2, &n2, p2),
+                (&m1, &n1, p1) == (&m2, &n2, p2)
+            );
+            prop_assert_ne!(
+                place().meta_path(&n1).unwrap(),
+                place().dir.join(file(&m2, &n2, p2))
+            );
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! Linux: tmpfs, futex, open-file-description locks.
+
+use crate::sync::AtomicU32;
+use nix::fcntl::{self, AtFlags, FallocateFlags, OFlag};
+use nix::sys::stat::{self, Mode};
+use nix::sys::{statvfs, uio};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+/// Bytes of a memory page.
+pub(crate) fn page_size() -> usize {
+    static PAGE: OnceLock<usize> = OnceLock::new();
+    *PAGE.get_or_init(|| {
+        nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
+            .ok()
+            .flatten()
+            .and_then(|n| usize::try_from(n).ok())
+            .unwrap_or(4096)
+    })
+}
+
+/// A file without a name, invisible to everybody until it is linked in whole.
+pub(crate) struct Unnamed {
+    pub file: File,
+    /// Where the file system has no `O_TMPFILE`: a random name, removed when this is dropped.
+    temporary: Option<PathBuf>,
+}
+
+impl Unnamed {
+    /// Creates one in `dir` with exactly the permissions `mode` (whatever the umask is).
+    pub(crate) fn create(dir: &Path, mode: u32) -> io::Result<Self> {
+        let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC;
+        let owner_only = Mode::from_bits_truncate(0o600);
+        let unnamed = match fcntl::open(dir, flags | OFlag::O_TMPFILE, owner_only) {
+            Ok(fd) => Self {
+                file: File::from(fd),
+                temporary: None,
+            },
+            // open(2): file systems without O_TMPFILE say EOPNOTSUPP; kernels without it EISDIR.
+            Err(nix::Error::EOPNOTSUPP | nix::Error::EISDIR) => Self::create_named(dir, flags)?,
+            Err(errno) => return Err(errno.into()),
+        };
+        unnamed
+            .file
+            .set_permissions(std::fs::Permissions::from_mode(mode))?;
+        Ok(unnamed)
+    }
+
+    fn create_named(dir: &Path, flags: OFlag) -> io::Result<Self> {
+        let mut random = [0u8; 12];
+        getrandom::fill(&mut random).map_err(io::Error::other)?;
+        let hex: String = random.iter().map(|b| format!("{b:02x}")).collect();
+        let path = dir.join(format!(".{hex}.new"));
+        let fd = fcntl::open(
+            &path,
+            flags | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW,
+            Mode::from_bits_truncate(0o600),
+        )?;
+        Ok(Self {
+            file: File::from(fd),
+            temporary: Some(path),
+        })
+    }
+
+    /// Gives the file its name; `AlreadyExists` when the name is taken.
+    pub(crate) fn link(&self, path: &Path) -> io::Result<()> {
+        if let Some(temporary) = &self.temporary {
+            return std::fs::hard_link(temporary, path);
+        }
+        let own = PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
+        let here = fcntl::AT_FDCWD;
+        match nix::unistd::linkat(here, &own, here, path, AtFlags::AT_SYMLINK_FOLLOW) {
+            // No /proc: by descriptor, which older kernels reserve to CAP_DAC_READ_SEARCH.
+            Err(nix::Error::ENOENT) if !own.exists() => {
+                nix::unistd::linkat(&self.file, "", here, path, AtFlags::AT_EMPTY_PATH)
+                    .map_err(Into::into)
+            }
+            other => other.map_err(Into::into),
+        }
+    }
+}
+
+impl Drop for Unnamed {
+    fn drop(&mut self) {
+        if let Some(temporary) = &self.temporary {
+            let _ = std::fs::remove_file(temporary);
+        }
+    }
+}
+
+/// Opens an existing regular file, never through a symbolic link.
+pub(crate) fn open_existing(path: &Path, writable: bool) -> io::Result<File> {
+    let access = if writable {
+        OFlag::O_RDWR
+    } else {
+        OFlag::O_RDONLY
+    };
+    // O_NONBLOCK: a FIFO of that name must not hang us before we see what it is.
+    let flags = access | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let file = File::from(fcntl::open(path, flags, Mode::empty())?);
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "not a regular file",
+        ));
+    }
+    Ok(file)
+}
+
+/// Reserves pages, so that touching them cannot fail later. In pieces, because tmpfs undoes the
+/// whole call when a signal interrupts it.
+pub(crate) fn reserve(file: &File, offset: usize, len: usize) -> io::Result<()> {
+    const PIECE: usize = 16 << 20;
+    let mut done = 0;
+    while done < len {
+        let n = (len - done).min(PIECE);
+        let (at, n_off) = ((offset + done) as i64, n as i64);
+        match fcntl::fallocate(file, FallocateFlags::empty(), at, n_off) {
+            Ok(()) => done += n,
+            Err(nix::Error::EINTR) => {}
+            // glibc's emulation writes one byte a block.
+            Err(nix::Error::EOPNOTSUPP) => {
+                fcntl::posix_fallocate(file, at, n_off)?;
+                done += n;
+            }
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Bytes that the file system of `dir` still has for us.
+pub(crate) fn available_space(dir: &Path) -> Option<u64> {
+    let stat = statvfs::statvfs(dir).ok()?;
+    Some(stat.blocks_available() as u64 * stat.fragment_size() as u64)
+}
+
+/// The `huge=` option of the memory file system that holds `dir`; `None` when it has none.
+pub(crate) fn huge_option(dir: &Path) -> Option<String> {
+    let dir = dir.canonicalize().ok()?;
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    // proc(5): fields 5 = mount point; after " - ": type, source, super options.
+    let mount = mounts
+        .lines()
+        .filter_map(|line| {
+            let (left, right) = line.split_once(" - ")?;
+            let point = PathBuf::from(left.split(' ').nth(4)?);
+            dir.starts_with(&point)
+                .then(|| (point.as_os_str().len(), right.to_owned()))
+        })
+        .max_by_key(|(len, _)| *len)?
+        .1;
+    mount
+        .split([' ', ','])
+        .find_map(|option| option.strip_prefix("huge="))
+        .filter(|value| *value != "never")
+        .map(str::to_owned)
+}
+
+/// Binds pages not yet touched in a mapping to a NUMA node (mbind(2), MPOL_BIND).
+pub(crate) fn bind_to_node(start: *mut u8, len: usize, node: u32) -> io::Result<()> {
+    const MPOL_BIND: libc::c_int = 2;
+    const WORDS: usize = 16;
+    let mut mask = [0u64; WORDS];
+    let (word, bit) = (node as usize / 64, node % 64);
+    if word >= WORDS {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    mask[word] = 1 << bit;
+    // SAFETY: the kernel reads WORDS * 64 bits of the mask and checks the address range.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mbind,
+            start,
+            len,
+            MPOL_BIND,
+            mask.as_ptr(),
+            WORDS * 64,
+            0,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Sleeps while `*word == expected`, at most `timeout`. Returns on any wake, also a spurious one.
+pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) {
+    let spec = timeout.map(|t| libc::timespec {
+        tv_sec: t.as_secs().min(i64::MAX as u64) as libc::time_t,
+        tv_nsec: i64::from(t.subsec_nanos()) as _,
+    });
+    let spec = spec
+        .as_ref()
+        .map_or(std::ptr::null(), std::ptr::from_ref::<libc::timespec>);
+    // SAFETY: the word lives as long as the borrow; the kernel only loads it (a mapping without
+    // write access will do), and it copies the timeout.
+    unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            std::ptr::from_ref(word),
+            libc::FUTEX_WAIT,
+            expected,
+            spec,
+        );
+    }
+}
+
+/// Wakes everybody who sleeps on the word, in any process.
+pub(crate) fn futex_wake(word: &AtomicU32) {
+    // SAFETY: the address only names the queue; nothing is accessed.
+    unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            std::ptr::from_ref(word),
+            libc::FUTEX_WAKE,
+            i32::MAX,
+        );
+    }
+}
+
+fn clock(id: libc::clockid_t) -> u64 {
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: writes one timespec; these clocks always exist.
+    unsafe { libc::clock_gettime(id, &raw mut now) };
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// CLOCK_MONOTONIC in nanoseconds.
+#[inline]
+pub(crate) fn monotonic_ns() -> u64 {
+    clock(libc::CLOCK_MONOTONIC)
+}
+
+/// CLOCK_MONOTONIC as of the last timer tick (1 to 10 ms old), in nanoseconds: a few loads.
+#[inline]
+pub(crate) fn monotonic_coarse_ns() -> u64 {
+    clock(libc::CLOCK_MONOTONIC_COARSE)
+}
+
+/// CLOCK_REALTIME in nanoseconds since 1970.
+pub(crate) fn realtime_ns() -> u64 {
+    clock(libc::CLOCK_REALTIME)
+}
+
+fn byte_lock(kind: libc::c_int, byte: u64, len: u64) -> libc::flock {
+    libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: byte as libc::off_t,
+        l_len: len as libc::off_t,
+        l_pid: 0,
+    }
+}
+
+/// Takes the lock on one byte without waiting; `false` when another open file description has it.
+pub(crate) fn try_lock_byte(fd: BorrowedFd<'_>, byte: u64) -> io::Result<bool> {
+    let lock = byte_lock(libc::F_WRLCK, byte, 1);
+    match fcntl::fcntl(fd, fcntl::FcntlArg::F_OFD_SETLK(&lock)) {
+        Ok(_) => Ok(true),
+        Err(nix::Error::EAGAIN | nix::Error::EACCES) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Gives a byte back.
+pub(crate) fn unlock_byte(fd: BorrowedFd<'_>, byte: u64) -> io::Result<()> {
+    let lock = byte_lock(libc::F_UNLCK, byte, 1);
+    fcntl::fcntl(fd, fcntl::FcntlArg::F_OFD_SETLK(&lock))?;
+    Ok(())
+}
+
+/// Whether any *other* open file description holds a lock in `len` bytes from `byte` on.
+pub(crate) fn locked_by_others(fd: BorrowedFd<'_>, byte: u64, len: u64) -> io::Result<bool> {
+    let mut lock = byte_lock(libc::F_WRLCK, byte, len);
+    fcntl::fcntl(fd, fcntl::FcntlArg::F_OFD_GETLK(&mut lock))?;
+    Ok(lock.l_type != libc::F_UNLCK as libc::c_short)
+}
+
+/// Reads at an offset until the buffer is full or the file ends; returns how much it read.
+pub(crate) fn read_at(fd: BorrowedFd<'_>, bytes: &mut [u8], at: u64) -> io::Result<usize> {
+    let mut have = 0;
+    while have < bytes.len() {
+        match uio::pread(fd, &mut bytes[have..], (at + have as u64) as i64) {
+            Ok(0) => break,
+            Ok(n) => have += n,
+            Err(nix::Error::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(have)
+}
+
+/// Writes all bytes at an offset.
+pub(crate) fn write_at(fd: BorrowedFd<'_>, bytes: &[u8], at: u64) -> io::Result<()> {
+    let mut done = 0;
+    while done < bytes.len() {
+        match uio::pwrite(fd, &bytes[done..], (at + done as u64) as i64) {
+            Ok(n) => done += n,
+            Err(nix::Error::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Whether `path` names the file that is open as `fd`.
+pub(crate) fn names(path: &Path, fd: BorrowedFd<'_>) -> bool {
+    match (stat::stat(path), stat::fstat(fd)) {
+        (Ok(a), Ok(b)) => (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino),
+        _ => false,
+    }
+}
+
+/// Start time of a process in clock ticks since boot (proc(5), field 22), for people; 0 = unknown.
+pub(crate) fn process_start_time(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The command name, in parentheses, may hold anything: fields are counted after the last ')'.
+    stat.rsplit_once(')')
+        .and_then(|(_, rest)| rest.split_whitespace().nth(19)?.parse().ok())
+        .unwrap_or(0)
+}
+
+/// Name of a process (proc(5), comm), for people.
+pub(crate) fn process_name(pid: u32) -> String {
+    std::fs::read_to_string(format!("/proc/{pid}/comm"))
+        .map(|name| name.trim_end().to_owned())
+        .unwrap_or_default()
+}

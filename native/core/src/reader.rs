@@ -1,0 +1,670 @@
+//! Lock-free readers (FR-002, FR-003, FR-007): loads only, on read-only mappings.
+
+use crate::descriptor::Descriptor;
+use crate::error::{Result, ShmError};
+use crate::layout::{SegmentState, flags};
+use crate::mapping::{Mapping, SlotWord};
+use crate::options::SegmentOptions;
+use crate::platform;
+use crate::segment::{Segment, corrupted};
+use crate::seqlock::{self, NoValue, Started, Words};
+use crate::view::{Attachment, SealedView, remove_if_unused};
+use crate::writer::torn_by_death;
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Copies that a read attempts before it gives up with `VersionConflict`.
+const COPIES: u32 = 64;
+/// An observer cannot announce itself to the writer, so it looks this often.
+const OBSERVER_PAUSE: Duration = Duration::from_millis(1);
+
+/// A reader of a segment. Methods that take `&self` may be called from several threads at once.
+///
+/// A read ends in a whole value or, within a bounded number of attempts, in
+/// [`ShmError::VersionConflict`]; it never waits for the writer and never disturbs it.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// use snakepit_shm::SegmentOptions;
+///
+/// let options = SegmentOptions::new("state").dir(dir.path());
+/// let mut writer = options.create().unwrap();
+/// let mut reader = options.attach_reader().unwrap();
+/// assert_eq!(reader.read().unwrap_err().code(), "empty");
+///
+/// writer.write(b"first").unwrap();
+/// assert!(reader.has_changed());
+/// assert_eq!(reader.read().unwrap(), b"first");
+/// assert!(!reader.has_changed());
+/// assert_eq!(reader.read_range(1, 3).unwrap(), b"irs");
+/// reader.close().unwrap();
+/// writer.close().unwrap();
+/// ```
+#[derive(Debug)]
+pub struct SegmentReader {
+    attachment: Arc<Attachment>,
+    /// Version of the last value read.
+    seen: AtomicU64,
+    buffer: Vec<u8>,
+    bell: Arc<Bell>,
+}
+
+/// What a reader learns about a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadInfo {
+    /// Its version.
+    pub version: u64,
+    /// Length of the whole value, in bytes.
+    pub len: usize,
+    /// When it was published: CLOCK_MONOTONIC nanoseconds, 0 without timestamps.
+    pub timestamp_ns: u64,
+    words: [u64; 5],
+}
+
+impl ReadInfo {
+    /// Format, element type and shape.
+    ///
+    /// # Errors
+    ///
+    /// [`ShmError::Corrupted`] when they do not fit the value.
+    pub fn descriptor(&self) -> Result<Descriptor> {
+        Descriptor::decode(&self.words, self.len)
+            .ok_or_else(|| corrupted("value", "its description does not fit its length"))
+    }
+
+    #[inline]
+    fn load(mapping: &Mapping, started: Started) -> Self {
+        let get = |word| {
+            mapping
+                .slot_word(started.slot, word)
+                .load(Ordering::Relaxed)
+        };
+        Self {
+            version: started.version,
+            len: get(SlotWord::Len) as usize,
+            timestamp_ns: get(SlotWord::Timestamp),
+            words: [
+                get(SlotWord::Check),
+                get(SlotWord::Dtype),
+                get(SlotWord::Shape0),
+                get(SlotWord::Shape1),
+                get(SlotWord::Shape2),
+            ],
+        }
+    }
+
+    fn crc(&self) -> u32 {
+        self.words[0] as u32
+    }
+}
+
+/// What came of copying a slot, before it is known whether the copy is whole.
+enum Copied {
+    Done(ReadInfo),
+    /// The range asked for is not inside the value.
+    Outside(ReadInfo),
+    /// The buffer is too short for the value.
+    Short(ReadInfo),
+    /// No value has this length.
+    Impossible,
+}
+
+impl SegmentOptions {
+    /// Attaches to a segment to read it.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// use snakepit_shm::SegmentOptions;
+    /// let options = SegmentOptions::new("nothing-here").dir(dir.path());
+    /// assert_eq!(options.attach_reader().unwrap_err().code(), "not_found");
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ShmError::NotFound`], [`ShmError::InvalidName`], [`ShmError::SchemaMismatch`],
+    /// [`ShmError::Corrupted`], [`ShmError::Truncated`], [`ShmError::PermissionDenied`],
+    /// [`ShmError::ResourceExhausted`] (table full, or address space).
+    pub fn attach_reader(&self) -> Result<SegmentReader> {
+        let (segment, file) = Segment::open(self, false)?;
+        Ok(SegmentReader {
+            attachment: Arc::new(Attachment::counted(segment, &file)?),
+            seen: AtomicU64::new(0),
+            buffer: Vec::new(),
+            bell: Arc::new(Bell::default()),
+        })
+    }
+}
+
+impl SegmentReader {
+    #[inline]
+    fn segment(&self) -> &Segment {
+        &self.attachment.segment
+    }
+
+    #[inline]
+    fn mapping(&self) -> &Mapping {
+        &self.attachment.segment.mapping
+    }
+
+    /// Copies the current value and returns it. The buffer belongs to the reader and is reused.
+    ///
+    /// # Errors
+    ///
+    /// [`ShmError::Empty`], [`ShmError::VersionConflict`], [`ShmError::Torn`],
+    /// [`ShmError::Corrupted`].
+    pub fn read(&mut self) -> Result<&[u8]> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let result = self.read_to_vec(&mut buffer);
+        self.buffer = buffer;
+        let len = result?.len;
+        Ok(&self.buffer[..len])
+    }
+
+    /// Copies the current value into `buffer`, which grows as needed and is longer than the value
+    /// afterwards if it was before.
+    fn read_to_vec(&self, buffer: &mut Vec<u8>) -> Result<ReadInfo> {
+        loop {
+            match self.read_into(buffer) {
+                Err(ShmError::OutOfBounds { len, .. }) if len > buffer.len() => {
+                    buffer.resize(len, 0);
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// Copies `len` bytes at `offset` of the current value and returns them.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::read`], and [`ShmError::OutOfBounds`] for what is not inside the value.
+    pub fn read_range(&mut self, offset: usize, len: usize) -> Result<&[u8]> {
+        if len > self.capacity() {
+            return Err(self.outside(offset, len, self.capacity()));
+        }
+        let mut buffer = std::mem::take(&mut self.buffer);
+        if buffer.len() < len {
+            buffer.resize(len, 0);
+        }
+        let result = self.read_range_into(offset, &mut buffer[..len]);
+        self.buffer = buffer;
+        result?;
+        Ok(&self.buffer[..len])
+    }
+
+    /// Copies the current value into `buffer` and allocates nothing. The value's length is in the
+    /// result.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let options = snakepit_shm::SegmentOptions::new("r").dir(dir.path());
+    /// # let mut writer = options.create().unwrap();
+    /// writer.write(b"value").unwrap();
+    /// let reader = options.attach_reader().unwrap();
+    /// let mut buffer = [0; 64];
+    /// let info = reader.read_into(&mut buffer).unwrap();
+    /// assert_eq!((&buffer[..info.len], info.version), (&b"value"[..], 2));
+    /// # reader.close().unwrap(); writer.close().unwrap();
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::read`], and [`ShmError::OutOfBounds`] with the length needed in `len` when
+    /// the buffer is too short.
+    #[inline]
+    pub fn read_into(&self, buffer: &mut [u8]) -> Result<ReadInfo> {
+        let room = buffer.len();
+        let info = self.copy(|mapping, slot, info| {
+            if info.len > room {
+                return Copied::Short(info);
+            }
+            mapping.copy_out(slot, 0, &mut buffer[..info.len]);
+            Copied::Done(info)
+        })?;
+        if self.mapping().geometry().has(flags::CRC32C) {
+            self.check_crc(&info, crc32c::crc32c(&buffer[..info.len]))?;
+        }
+        Ok(info)
+    }
+
+    /// [`Self::read_into`] memory that others may alias (a Python buffer, say).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::read_into`].
+    pub fn read_into_cells(&self, buffer: &[Cell<u8>]) -> Result<ReadInfo> {
+        if self.mapping().geometry().has(flags::CRC32C) {
+            // The checksum is of a copy that nobody else can change.
+            let mut private = vec![0; buffer.len().min(self.capacity())];
+            let info = self.read_into(&mut private)?;
+            for (to, from) in buffer.iter().zip(&private[..info.len]) {
+                to.set(*from);
+            }
+            return Ok(info);
+        }
+        self.copy(|mapping, slot, info| {
+            if info.len > buffer.len() {
+                return Copied::Short(info);
+            }
+            mapping.copy_out_cells(slot, 0, &buffer[..info.len]);
+            Copied::Done(info)
+        })
+    }
+
+    /// Fills `buffer` from `offset` of the current value on.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::read_range`].
+    pub fn read_range_into(&self, offset: usize, buffer: &mut [u8]) -> Result<ReadInfo> {
+        let len = buffer.len();
+        let Some(end) = offset
+            .checked_add(len)
+            .filter(|end| *end <= self.capacity())
+        else {
+            return Err(self.outside(offset, len, self.capacity()));
+        };
+        if self.mapping().geometry().has(flags::CRC32C) {
+            // A checksum covers the whole value, so the whole value is read.
+            let mut whole = Vec::new();
+            let info = self.read_to_vec(&mut whole)?;
+            let Some(part) = whole[..info.len].get(offset..end) else {
+                return Err(self.outside(offset, len, info.len));
+            };
+            buffer.copy_from_slice(part);
+            return Ok(info);
+        }
+        self.copy(|mapping, slot, info| {
+            if end > info.len {
+                return Copied::Outside(info);
+            }
+            mapping.copy_out(slot, offset, buffer);
+            Copied::Done(info)
+        })
+        .map_err(|error| match error {
+            ShmError::OutOfBounds { capacity, .. } => self.outside(offset, len, capacity),
+            other => other,
+        })
+    }
+
+    /// [`Self::read`], refused when the value is older than `max_age`.
+    ///
+    /// # Errors
+    ///
+    /// Also [`ShmError::Stale`]; [`ShmError::Unsupported`] on a segment without timestamps.
+    pub fn read_fresh(&mut self, max_age: Duration) -> Result<&[u8]> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let result = self.read_to_vec(&mut buffer);
+        self.buffer = buffer;
+        let info = result?;
+        let age = self.age_of(&info)?;
+        if age > max_age {
+            return Err(ShmError::Stale {
+                name: self.name().to_owned(),
+                age,
+                max_age,
+            });
+        }
+        Ok(&self.buffer[..info.len])
+    }
+
+    /// About the current value, without its bytes. Does not count as reading it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::read`].
+    pub fn info(&self) -> Result<ReadInfo> {
+        let seen = self.seen.load(Ordering::Relaxed);
+        let info = self.copy(|_, _, info| Copied::Done(info));
+        self.seen.store(seen, Ordering::Relaxed);
+        info
+    }
+
+    /// How old the current value is.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::read`]; [`ShmError::Unsupported`] on a segment without timestamps.
+    pub fn age(&self) -> Result<Duration> {
+        self.age_of(&self.info()?)
+    }
+
+    fn age_of(&self, info: &ReadInfo) -> Result<Duration> {
+        if info.timestamp_ns == 0 {
+            return Err(ShmError::Unsupported {
+                name: self.name().to_owned(),
+                operation: "age",
+                reason: "its values carry no timestamps",
+            });
+        }
+        let now = platform::monotonic_ns();
+        Ok(Duration::from_nanos(now.saturating_sub(info.timestamp_ns)))
+    }
+
+    /// Copies with `copy` until a copy was whole.
+    #[inline]
+    fn copy(&self, mut copy: impl FnMut(&Mapping, usize, ReadInfo) -> Copied) -> Result<ReadInfo> {
+        let mapping = self.mapping();
+        let capacity = mapping.geometry().capacity;
+        let copied = seqlock::read(mapping, self.limits(), |started| {
+            let info = ReadInfo::load(mapping, started);
+            if info.len == 0 || info.len > capacity {
+                return Copied::Impossible;
+            }
+            copy(mapping, started.slot, info)
+        });
+        match copied {
+            Ok((started, Copied::Done(info))) => {
+                self.seen.store(started.version, Ordering::Relaxed);
+                Ok(info)
+            }
+            Ok((_, other)) => Err(self.no_fit(&other)),
+            Err(why) => Err(self.no_value(why)),
+        }
+    }
+
+    #[inline]
+    fn limits(&self) -> seqlock::Limits {
+        let geometry = self.mapping().geometry();
+        seqlock::Limits {
+            copies: COPIES,
+            // With one slot a reader may come in the middle of every write: it has the patience for
+            // about one write's time.
+            spins: 1000 + (geometry.capacity / 256) as u32,
+        }
+    }
+
+    #[cold]
+    fn no_fit(&self, copied: &Copied) -> ShmError {
+        match copied {
+            // What is needed is the value's length; the limit is the buffer's, known to the caller.
+            Copied::Short(info) => self.outside(0, info.len, 0),
+            Copied::Outside(info) => self.outside(0, 0, info.len),
+            Copied::Done(_) | Copied::Impossible => {
+                corrupted(self.name(), "length of its value is impossible")
+            }
+        }
+    }
+
+    #[cold]
+    fn no_value(&self, why: NoValue) -> ShmError {
+        let name = self.name().to_owned();
+        match why {
+            NoValue::Empty => ShmError::Empty { name },
+            NoValue::Corrupt => corrupted(&name, "its publish word names no slot"),
+            NoValue::Busy if torn_by_death(self.segment(), why) => ShmError::Torn { name },
+            NoValue::Busy => ShmError::VersionConflict {
+                name,
+                attempts: COPIES,
+            },
+        }
+    }
+
+    fn outside(&self, offset: usize, len: usize, limit: usize) -> ShmError {
+        ShmError::OutOfBounds {
+            name: self.name().to_owned(),
+            offset,
+            len,
+            capacity: limit,
+        }
+    }
+
+    fn check_crc(&self, info: &ReadInfo, found: u32) -> Result<()> {
+        if found == info.crc() {
+            return Ok(());
+        }
+        Err(corrupted(self.name(), "checksum of its value"))
+    }
+
+    /// Version of the last published value, 0 = none.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let options = snakepit_shm::SegmentOptions::new("r").dir(dir.path());
+    /// # let mut writer = options.create().unwrap();
+    /// let reader = options.attach_reader().unwrap();
+    /// assert_eq!(reader.version(), 0);
+    /// writer.write(b"x").unwrap();
+    /// assert_eq!(reader.version(), 2);
+    /// # reader.close().unwrap(); writer.close().unwrap();
+    /// ```
+    #[inline]
+    pub fn version(&self) -> u64 {
+        seqlock::latest(self.mapping()).0
+    }
+
+    /// Version of the value that this reader read last, 0 = none.
+    pub fn last_version(&self) -> u64 {
+        self.seen.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is a value that this reader has not read.
+    #[inline]
+    pub fn has_changed(&self) -> bool {
+        self.version() != self.last_version()
+    }
+
+    /// Length of the current value, 0 when there is none or it is being overwritten.
+    pub fn len(&self) -> usize {
+        self.info().map_or(0, |info| info.len)
+    }
+
+    /// Whether nothing was published yet.
+    pub fn is_empty(&self) -> bool {
+        self.version() == 0
+    }
+
+    /// Sleeps until a version other than `since` is published; returns it. `None` waits for ever. No
+    /// polling: the writer wakes whoever sleeps.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let options = snakepit_shm::SegmentOptions::new("r").dir(dir.path());
+    /// # let mut writer = options.create().unwrap();
+    /// use std::time::Duration;
+    /// let reader = options.attach_reader().unwrap();
+    /// let sleeper = std::thread::spawn(move || reader.wait_changed(0, None));
+    /// writer.write(b"awake").unwrap();
+    /// assert_eq!(sleeper.join().unwrap().unwrap(), 2);
+    /// # writer.close().unwrap();
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ShmError::Timeout`] (also when a [`Waker`] ends the wait), [`ShmError::Closed`] and
+    /// [`ShmError::Sealed`] when nothing newer will come, [`ShmError::Unsupported`] on a segment
+    /// without `notify`.
+    pub fn wait_changed(&self, since: u64, timeout: Option<Duration>) -> Result<u64> {
+        let mapping = self.mapping();
+        if !mapping.geometry().has(flags::NOTIFY) {
+            return Err(ShmError::Unsupported {
+                name: self.name().to_owned(),
+                operation: "wait_changed",
+                reason: "it was created without notify",
+            });
+        }
+        let started = Instant::now();
+        let rung = self.bell.rung.load(Ordering::SeqCst);
+        loop {
+            let version = self.version();
+            if version != since {
+                return Ok(version);
+            }
+            let left = timeout.map(|t| t.saturating_sub(started.elapsed()));
+            if left == Some(Duration::ZERO) || self.bell.rung.load(Ordering::SeqCst) != rung {
+                return Err(ShmError::Timeout {
+                    name: self.name().to_owned(),
+                    after: started.elapsed(),
+                });
+            }
+            match self.segment().state()? {
+                SegmentState::Active => {}
+                // Looked at again: the value may have been published just before.
+                _ if self.version() != since => continue,
+                SegmentState::Sealed => {
+                    return Err(ShmError::Sealed {
+                        name: self.name().to_owned(),
+                    });
+                }
+                SegmentState::Closed => {
+                    return Err(ShmError::Closed {
+                        name: self.name().to_owned(),
+                    });
+                }
+            }
+            self.sleep(since, left, rung);
+        }
+    }
+
+    /// Sleeps once; may wake for no reason.
+    fn sleep(&self, since: u64, left: Option<Duration>, rung: u32) {
+        let mapping = self.mapping();
+        if !mapping.registers() {
+            std::thread::sleep(left.map_or(OBSERVER_PAUSE, |l| l.min(OBSERVER_PAUSE)));
+            return;
+        }
+        // Counted in the table, so that a sweep can take back what a dead sleeper left: the segment's
+        // count first, so that dying in between leaves it too high, never too low.
+        let mine = self.attachment.entry().map(|e| mapping.reader_waiting(e));
+        let word = seqlock::announce_wait(mapping, since);
+        if let Some(mine) = mine {
+            mine.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some(word) = word {
+            self.bell.sleepers.fetch_add(1, Ordering::SeqCst);
+            // A state change rings too; it bumps the futex word before it wakes, so it is seen here
+            // or ends the sleep.
+            let active = self
+                .segment()
+                .state()
+                .is_ok_and(|s| s == SegmentState::Active);
+            if active && self.bell.rung.load(Ordering::SeqCst) == rung {
+                platform::futex_wait(mapping.notify(), word, left);
+            }
+            self.bell.sleepers.fetch_sub(1, Ordering::SeqCst);
+        }
+        if let Some(mine) = mine {
+            let _ = mine.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+        }
+        seqlock::retract_wait(mapping);
+    }
+
+    /// Ends this reader's waits from another thread.
+    pub fn waker(&self) -> Waker {
+        Waker {
+            attachment: self.attachment.clone(),
+            bell: self.bell.clone(),
+        }
+    }
+
+    /// A view of the sealed value, without a copy.
+    ///
+    /// # Errors
+    ///
+    /// [`ShmError::NotSealed`], [`ShmError::Corrupted`].
+    pub fn sealed(&self) -> Result<SealedView> {
+        SealedView::open(self.attachment.clone())
+    }
+
+    /// Whether the segment will never change again.
+    pub fn is_sealed(&self) -> bool {
+        self.mapping().state() == Some(SegmentState::Sealed)
+    }
+
+    /// State of the segment.
+    ///
+    /// # Errors
+    ///
+    /// [`ShmError::Corrupted`].
+    pub fn state(&self) -> Result<SegmentState> {
+        self.segment().state()
+    }
+
+    /// The segment's name.
+    pub fn name(&self) -> &str {
+        &self.segment().name
+    }
+
+    /// Longest value, in bytes.
+    #[inline]
+    pub fn capacity(&self) -> usize {
+        self.mapping().geometry().capacity
+    }
+
+    /// Number of slots.
+    pub fn slots(&self) -> usize {
+        self.mapping().slots()
+    }
+
+    /// Schema id given at creation.
+    pub fn schema_id(&self) -> u64 {
+        self.mapping().geometry().schema_id
+    }
+
+    /// One more with every writer of this segment.
+    pub fn generation(&self) -> u32 {
+        self.mapping().generation().load(Ordering::Relaxed)
+    }
+
+    /// Readers attached now, of all processes.
+    pub fn reader_count(&self) -> usize {
+        self.segment().reader_count()
+    }
+
+    /// Process id of the writer; 0 = there is none.
+    pub fn writer_pid(&self) -> u32 {
+        self.segment().writer_pid()
+    }
+
+    /// Views of this reader that are alive.
+    pub fn has_views(&self) -> bool {
+        Arc::strong_count(&self.attachment) > 1
+    }
+
+    /// Detaches; the last reader of a segment whose writer has closed it removes it.
+    ///
+    /// # Errors
+    ///
+    /// [`ShmError::PermissionDenied`] or [`ShmError::Io`] when the files cannot be removed.
+    pub fn close(self) -> Result<()> {
+        let segment = self.attachment.segment.clone();
+        drop(self);
+        remove_if_unused(&segment)
+    }
+
+    pub(crate) fn incarnation(&self) -> &str {
+        &self.segment().incarnation
+    }
+}
+
+/// Ends waits of one reader in this process.
+#[derive(Debug, Default)]
+struct Bell {
+    rung: AtomicU32,
+    sleepers: AtomicU32,
+}
+
+/// Ends the waits of a [`SegmentReader`] from another thread.
+#[derive(Debug, Clone)]
+pub struct Waker {
+    attachment: Arc<Attachment>,
+    bell: Arc<Bell>,
+}
+
+impl Waker {
+    /// Makes the calls of [`SegmentReader::wait_changed`] that are under way return with `Timeout`.
+    pub fn wake(&self) {
+        self.bell.rung.fetch_add(1, Ordering::SeqCst);
+        // A reader cannot change the futex word, so a sleeper between its last look at the bell and
+        // its sleep needs another wake.
+        for _ in 0..1000 {
+            if self.bell.sleepers.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            platform::futex_wake(self.attachment.segment.mapping.notify());
+            std::thread::sleep(Duration::from_micros(20));
+        }
+    }
+}

@@ -1,0 +1,456 @@
+//! A segment as this process sees it: how it is built, found, checked, joined and removed.
+
+use crate::error::{Resource, Result, ShmError};
+use crate::layout::{Geometry, HEADER_LEN, HeaderFault, SegmentState, flags};
+use crate::mapping::{Access, Mapping};
+use crate::meta::{self, Meta};
+use crate::name::{Place, module_part};
+use crate::options::{Reserve, SegmentOptions};
+use crate::participant::{self, Participant};
+use crate::platform::{self, Unnamed};
+use crate::seqlock::{self, Words};
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// A mapped segment, shared by the writer or reader and its views.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub name: String,
+    pub place: Place,
+    /// The segment's file name.
+    pub file: String,
+    pub incarnation: String,
+    pub mapping: Mapping,
+    /// `None`: not allowed into the participants table (an observer).
+    pub participant: Option<Arc<Participant>>,
+    /// Fork epoch of the process that attached.
+    pub epoch: u32,
+}
+
+impl Segment {
+    /// Builds a segment and publishes it whole, or leaves nothing behind.
+    pub(crate) fn create(options: &SegmentOptions) -> Result<Self> {
+        let place = options.place()?;
+        let meta_path = place.meta_path(&options.name)?;
+        let module = module_part(&options.module)?;
+        let slots = options.check_create()?;
+        let exists = || ShmError::AlreadyExists {
+            name: options.name.clone(),
+        };
+        if meta_path.symlink_metadata().is_ok() {
+            return Err(exists()); // spares building it; the link below decides
+        }
+        let participant = participant::join(&place)?;
+        let page = platform::page_size();
+        let geometry = Geometry {
+            flags: options.flags(),
+            schema_id: options.schema_id.unwrap_or(0),
+            created_ns: platform::realtime_ns(),
+            ..Geometry::new(slots, options.size, options.max_readers, page)
+        };
+        let unnamed = Unnamed::create(&place.dir, options.permissions)
+            .map_err(|e| ShmError::from_io(&options.name, "create", e))?;
+        let mapping = build(options, &place, &unnamed.file, geometry)?;
+        mapping.write_header();
+        mapping.generation().store(1, Ordering::Relaxed);
+        mapping
+            .writer_key()
+            .store(participant.key(), Ordering::Relaxed);
+
+        let pid = std::process::id();
+        let meta = Meta {
+            format: 1,
+            name: options.name.clone(),
+            namespace: place.namespace.clone(),
+            file: place.segment_file(&module, &options.name, pid),
+            module,
+            size: options.size as u64,
+            slots: slots as u32,
+            schema_id: geometry.schema_id,
+            creator_pid: pid,
+            created_ns: geometry.created_ns,
+            incarnation: meta::new_incarnation()?,
+        };
+        publish(options, &place, &unnamed, &meta, &participant)?;
+        Ok(Self {
+            name: options.name.clone(),
+            place,
+            file: meta.file,
+            incarnation: meta.incarnation,
+            mapping,
+            participant: Some(participant),
+            epoch: platform::fork::epoch(),
+        })
+    }
+
+    /// Finds a segment by name, checks it and maps it.
+    pub(crate) fn open(options: &SegmentOptions, writer: bool) -> Result<(Self, File)> {
+        let place = options.place()?;
+        let name = options.name.as_str();
+        let meta = Meta::load(&place, name)?;
+        let participant = match participant::join(&place) {
+            Ok(participant) => Some(participant),
+            // A group member who may read the data but not write the table.
+            Err(ShmError::PermissionDenied { .. }) if !writer => None,
+            Err(other) => return Err(other),
+        };
+        let (file, access) = open_file(&place, &meta, writer, participant.is_some())?;
+        let geometry = read_geometry(name, &file)?;
+        if geometry.created_ns != meta.created_ns {
+            return Err(corrupted(
+                name,
+                "metadata and segment do not belong together",
+            ));
+        }
+        if let Some(expected) = options.schema_id
+            && expected != geometry.schema_id
+        {
+            return Err(ShmError::SchemaMismatch {
+                name: name.to_owned(),
+                expected,
+                found: geometry.schema_id,
+            });
+        }
+        let mapping = Mapping::new(name, &file, geometry, access)?;
+        if options.lock_memory {
+            lock_memory(name, &mapping, &geometry)?;
+        }
+        let segment = Self {
+            name: name.to_owned(),
+            place,
+            file: meta.file,
+            incarnation: meta.incarnation,
+            mapping,
+            participant,
+            epoch: platform::fork::epoch(),
+        };
+        Ok((segment, file))
+    }
+
+    /// Whether the immutable header is what it was when it was checked. Everything that is used for
+    /// addresses is kept in private memory; this finds scribbling early.
+    pub(crate) fn check_header(&self) -> Result<()> {
+        if self.mapping.header_line() == self.mapping.geometry().encode() {
+            Ok(())
+        } else {
+            Err(corrupted(&self.name, "its header was overwritten"))
+        }
+    }
+
+    /// The state word, or `Corrupted`.
+    pub(crate) fn state(&self) -> Result<SegmentState> {
+        self.mapping
+            .state()
+            .ok_or_else(|| corrupted(&self.name, "its state is none"))
+    }
+
+    /// Wakes all waiting readers, whether or not something was published.
+    pub(crate) fn wake_all(&self) {
+        if self.mapping.geometry().has(flags::NOTIFY) {
+            seqlock::bump_notify(&self.mapping);
+            platform::futex_wake(self.mapping.notify());
+        }
+    }
+
+    /// Whether the process that holds the writer claim lives; `None` when that cannot be known.
+    pub(crate) fn writer_alive(&self) -> Option<bool> {
+        let key = self.mapping.writer_key().load(Ordering::Acquire);
+        let participant = self.participant.as_ref()?;
+        Some(key != 0 && participant.is_alive(key))
+    }
+
+    /// Process id of the writer, for people; 0 = none or unknown.
+    pub(crate) fn writer_pid(&self) -> u32 {
+        let key = self.mapping.writer_key().load(Ordering::Acquire);
+        self.participant
+            .as_ref()
+            .and_then(|p| p.describe(key))
+            .map_or(0, |info| info.pid)
+    }
+
+    /// Occupied entries of the reader table.
+    pub(crate) fn reader_count(&self) -> usize {
+        let high = self.reader_high();
+        (0..high)
+            .filter(|i| self.mapping.reader_key(*i).load(Ordering::Relaxed) != 0)
+            .count()
+    }
+
+    /// Entries that were ever used lie below this.
+    pub(crate) fn reader_high(&self) -> usize {
+        let high = self.mapping.reader_high().load(Ordering::Acquire) as usize;
+        high.min(self.mapping.geometry().max_readers)
+    }
+
+    /// Removes the files when this object's own segment is still what the name stands for. The
+    /// caller holds the namespace lock.
+    pub(crate) fn unlink(&self) -> Result<bool> {
+        match Meta::load(&self.place, &self.name) {
+            Ok(meta) if meta.incarnation == self.incarnation => {
+                unlink_files(&self.place, &self.name, &meta).map(|()| true)
+            }
+            Ok(_) | Err(ShmError::NotFound { .. }) => Ok(false),
+            Err(other) => Err(other),
+        }
+    }
+}
+
+pub(crate) fn corrupted(name: &str, reason: &str) -> ShmError {
+    ShmError::Corrupted {
+        name: name.to_owned(),
+        reason: reason.to_owned(),
+    }
+}
+
+/// Sizes, maps, places and reserves a new segment's file.
+fn build(
+    options: &SegmentOptions,
+    place: &Place,
+    file: &File,
+    geometry: Geometry,
+) -> Result<Mapping> {
+    let name = options.name.as_str();
+    let page = platform::page_size();
+    let len = geometry.file_len(page);
+    file.set_len(len as u64)
+        .map_err(|e| ShmError::from_io(name, "size", e))?;
+    let mapping = Mapping::new(name, file, geometry, Access::Writer)?;
+    // Where pages come from is decided before the first is there.
+    if let Some(node) = options.numa_node {
+        mapping
+            .bind_to_node(node)
+            .map_err(|e| ShmError::InvalidOption {
+                option: "numa_node",
+                reason: format!("the system refuses node {node}: {e}"),
+            })?;
+    }
+    if options.huge_pages {
+        mapping.advise_huge().map_err(|e| ShmError::InvalidOption {
+            option: "huge_pages",
+            reason: format!("the system refuses: {e}"),
+        })?;
+    }
+    let reserve = |offset: usize, len: usize| {
+        platform::reserve(file, offset, len).map_err(|source| match source.raw_os_error() {
+            Some(libc::ENOSPC | libc::EDQUOT | libc::ENOMEM) => ShmError::ResourceExhausted {
+                name: Some(name.to_owned()),
+                resource: Resource::Space,
+                needed: len as u64,
+                available: platform::available_space(&place.dir),
+            },
+            _ => ShmError::from_io(name, "reserve", source),
+        })
+    };
+    // The header and the first control page always; further control pages by the attach that needs
+    // them.
+    reserve(0, geometry.control + page)?;
+    if options.reserve == Reserve::Eager {
+        let slots_at = geometry.control + geometry.control_len(page);
+        reserve(slots_at, len - slots_at)?;
+    }
+    if options.lock_memory {
+        lock_memory(name, &mapping, &geometry)?;
+    }
+    Ok(mapping)
+}
+
+fn lock_memory(name: &str, mapping: &Mapping, geometry: &Geometry) -> Result<()> {
+    mapping
+        .lock()
+        .map_err(|source| match source.raw_os_error() {
+            Some(libc::ENOMEM | libc::EAGAIN | libc::EPERM) => ShmError::ResourceExhausted {
+                name: Some(name.to_owned()),
+                resource: Resource::LockedMemory,
+                needed: geometry.file_len(platform::page_size()) as u64,
+                available: None,
+            },
+            _ => ShmError::from_io(name, "lock", source),
+        })
+}
+
+/// Links the finished file in, then its metadata: the name exists from that moment on.
+fn publish(
+    options: &SegmentOptions,
+    place: &Place,
+    unnamed: &Unnamed,
+    meta: &Meta,
+    participant: &Participant,
+) -> Result<()> {
+    let name = options.name.as_str();
+    let failed = |e| ShmError::from_io(name, "publish", e);
+    let described = Unnamed::create(&place.dir, 0o600).map_err(failed)?;
+    platform::write_at(described.file.as_fd(), &meta.to_json(), 0).map_err(failed)?;
+    if options.permissions & 0o044 != 0 {
+        // Who may read the data may find it.
+        use std::os::unix::fs::PermissionsExt;
+        let mode = 0o600 | options.permissions & 0o044;
+        described
+            .file
+            .set_permissions(std::fs::Permissions::from_mode(mode))
+            .map_err(failed)?;
+    }
+
+    let _lock = participant.lock_namespace()?;
+    let meta_path = place.meta_path(name)?;
+    let exists = || ShmError::AlreadyExists {
+        name: name.to_owned(),
+    };
+    if meta_path.symlink_metadata().is_ok() {
+        return Err(exists());
+    }
+    let path = meta.path(place);
+    match unnamed.link(&path) {
+        Ok(()) => {}
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && is_leftover(&path) => {
+            // Ours by name and magic, with no metadata: what a dead process of this pid left.
+            std::fs::remove_file(&path).map_err(failed)?;
+            unnamed.link(&path).map_err(failed)?;
+        }
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Err(exists()),
+        Err(e) => return Err(failed(e)),
+    }
+    described.link(&meta_path).map_err(|e| {
+        let _ = std::fs::remove_file(&path);
+        match e.kind() {
+            io::ErrorKind::AlreadyExists => exists(),
+            _ => failed(e),
+        }
+    })
+}
+
+/// Whether a file carries our magic.
+fn is_leftover(path: &Path) -> bool {
+    let mut head = [0u8; 8];
+    platform::open_existing(path, false)
+        .and_then(|file| platform::read_at(file.as_fd(), &mut head, 0))
+        .is_ok_and(|n| n == 8 && u64::from_le_bytes(head) == crate::layout::MAGIC)
+}
+
+fn open_file(place: &Place, meta: &Meta, writer: bool, joined: bool) -> Result<(File, Access)> {
+    let path = meta.path(place);
+    let access = match (writer, joined) {
+        (true, _) => Access::Writer,
+        (false, true) => Access::Reader,
+        (false, false) => Access::Observer,
+    };
+    let opened = match platform::open_existing(&path, access != Access::Observer) {
+        // A reader who may not write the file reads without being counted.
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied && access == Access::Reader => {
+            platform::open_existing(&path, false).map(|file| (file, Access::Observer))
+        }
+        other => other.map(|file| (file, access)),
+    };
+    opened.map_err(|source| match source.kind() {
+        // Removed since we read the metadata, or only its file.
+        io::ErrorKind::NotFound => match Meta::load(place, &meta.name) {
+            Ok(again) if again == *meta => corrupted(&meta.name, "its file is missing"),
+            _ => ShmError::NotFound {
+                name: meta.name.clone(),
+            },
+        },
+        io::ErrorKind::InvalidInput => corrupted(&meta.name, "its file is not a regular file"),
+        _ if source.raw_os_error() == Some(libc::ELOOP) => {
+            corrupted(&meta.name, "its file is a symbolic link")
+        }
+        _ => ShmError::from_io(&meta.name, "open", source),
+    })
+}
+
+/// Reads and checks the immutable header by `pread`: no mapping, no SIGBUS.
+pub(crate) fn read_geometry(name: &str, file: &File) -> Result<Geometry> {
+    let failed = |e| ShmError::from_io(name, "read", e);
+    let len = file.metadata().map_err(failed)?.len();
+    let mut line = [0u8; HEADER_LEN];
+    let have = platform::read_at(file.as_fd(), &mut line, 0).map_err(failed)?;
+    if have < HEADER_LEN {
+        return Err(ShmError::Truncated {
+            name: name.to_owned(),
+        });
+    }
+    Geometry::decode(&line, len, platform::page_size()).map_err(|fault| match fault {
+        HeaderFault::Truncated { .. } => ShmError::Truncated {
+            name: name.to_owned(),
+        },
+        other => corrupted(name, &other.to_string()),
+    })
+}
+
+/// Unlinks a segment's files, metadata first. The caller holds the namespace lock.
+pub(crate) fn unlink_files(place: &Place, name: &str, meta: &Meta) -> Result<()> {
+    for path in [place.meta_path(name)?, meta.path(place)] {
+        match std::fs::remove_file(path) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(ShmError::from_io(name, "remove", e)),
+        }
+    }
+    Ok(())
+}
+
+impl SegmentOptions {
+    /// Removes a segment by name, whoever wrote it. Attached readers keep what they have mapped and
+    /// are told that it is closed.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// use snakepit_shm::SegmentOptions;
+    ///
+    /// let options = SegmentOptions::new("gone").dir(dir.path());
+    /// let writer = options.create().unwrap();
+    /// options.remove().unwrap();
+    /// assert_eq!(options.attach_reader().unwrap_err().code(), "not_found");
+    /// drop(writer);
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ShmError::NotFound`] when there is none, [`ShmError::PermissionDenied`] when the system
+    /// refuses.
+    pub fn remove(&self) -> Result<()> {
+        let place = self.place()?;
+        let meta = Meta::load(&place, &self.name)?;
+        self.remove_if(&place, &meta.incarnation)
+    }
+
+    /// Removes the segment if it still is the one of that incarnation.
+    pub(crate) fn remove_if(&self, place: &Place, incarnation: &str) -> Result<()> {
+        let participant = participant::join(place)?;
+        let _lock = participant.lock_namespace()?;
+        let meta = Meta::load(place, &self.name)?;
+        if meta.incarnation != incarnation {
+            return Err(ShmError::NotFound {
+                name: self.name.clone(),
+            });
+        }
+        unlink_files_and_tell(self, place, &meta)
+    }
+}
+
+fn unlink_files_and_tell(options: &SegmentOptions, place: &Place, meta: &Meta) -> Result<()> {
+    // Those who have it mapped hear of it; a segment too broken to open is removed all the same.
+    let mapped = open_file(place, meta, true, true)
+        .and_then(|(file, _)| {
+            let geometry = read_geometry(&meta.name, &file)?;
+            Mapping::new(&meta.name, &file, geometry, Access::Writer)
+        })
+        .ok();
+    unlink_files(place, &options.name, meta)?;
+    if let Some(mapping) = mapped {
+        let active = SegmentState::Active.to_word();
+        let closed = SegmentState::Closed.to_word();
+        // A sealed segment stays sealed: its views remain valid.
+        let _ = mapping.state_word().compare_exchange(
+            active,
+            closed,
+            Ordering::Release,
+            Ordering::Relaxed,
+        );
+        seqlock::bump_notify(&mapping);
+        platform::futex_wake(mapping.notify());
+    }
+    Ok(())
+}

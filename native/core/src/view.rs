@@ -1,0 +1,243 @@
+//! Attachment of a reader, and zero-copy views of sealed values.
+
+use crate::descriptor::Descriptor;
+use crate::error::{Resource, Result, ShmError};
+use crate::layout::{SegmentState, flags};
+use crate::mapping::SlotWord;
+use crate::platform::{self, fork};
+use crate::segment::{Segment, corrupted};
+use crate::seqlock::{self, NoValue};
+use crate::writer::load_descriptor;
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// A segment with an entry in its reader table, which is given back when this is dropped: the reader
+/// and all its views hold it.
+#[derive(Debug)]
+pub(crate) struct Attachment {
+    pub segment: Arc<Segment>,
+    /// `None`: not counted (an observer, or the writer's own view).
+    entry: Option<usize>,
+}
+
+impl Attachment {
+    pub(crate) fn uncounted(segment: Arc<Segment>) -> Self {
+        Self {
+            segment,
+            entry: None,
+        }
+    }
+
+    /// Takes an entry of the reader table.
+    pub(crate) fn counted(segment: Segment, file: &File) -> Result<Self> {
+        let key = match &segment.participant {
+            Some(participant) if segment.mapping.registers() => participant.key(),
+            _ => return Ok(Self::uncounted(Arc::new(segment))),
+        };
+        let entry = take_entry(&segment, file, key)?;
+        Ok(Self {
+            segment: Arc::new(segment),
+            entry: Some(entry),
+        })
+    }
+
+    /// The entry in the reader table.
+    pub(crate) fn entry(&self) -> Option<usize> {
+        self.entry
+    }
+}
+
+fn take_entry(segment: &Segment, file: &File, key: u64) -> Result<usize> {
+    let mapping = &segment.mapping;
+    let most = mapping.geometry().max_readers;
+    let page = platform::page_size();
+    let mut reserved_page = mapping.entry_page(0).0;
+    for index in 0..most {
+        let (at, _) = mapping.entry_page(index);
+        if at != reserved_page {
+            // Reserved by whoever needs it first; a page that is there already costs one call.
+            platform::reserve(file, at, page)
+                .map_err(|e| ShmError::from_io(&segment.name, "reserve reader table of", e))?;
+            reserved_page = at;
+        }
+        // Acquire pairs with the Release of whoever gave the entry back: its pin is cleared.
+        let free = mapping.reader_key(index).compare_exchange(
+            0,
+            key,
+            Ordering::Acquire,
+            Ordering::Relaxed,
+        );
+        if free.is_ok() {
+            mapping
+                .reader_high()
+                .fetch_max(index as u32 + 1, Ordering::Release);
+            return Ok(index);
+        }
+    }
+    Err(ShmError::ResourceExhausted {
+        name: Some(segment.name.clone()),
+        resource: Resource::Readers,
+        needed: 1,
+        available: Some(0),
+    })
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        // In a forked child the entry is the parent's.
+        let Some(entry) = self.entry.filter(|_| self.segment.epoch == fork::epoch()) else {
+            return;
+        };
+        let mapping = &self.segment.mapping;
+        mapping.reader_pin(entry).store(0, Ordering::Relaxed);
+        mapping.reader_waiting(entry).store(0, Ordering::Relaxed);
+        if let Some(participant) = &self.segment.participant {
+            // Release: the next owner of the entry sees it clean. Only if it still is ours.
+            let _ = mapping.reader_key(entry).compare_exchange(
+                participant.key(),
+                0,
+                Ordering::Release,
+                Ordering::Relaxed,
+            );
+        }
+    }
+}
+
+/// Removes a segment that its writer has closed and that nobody reads any more.
+pub(crate) fn remove_if_unused(segment: &Segment) -> Result<()> {
+    let Some(participant) = &segment.participant else {
+        return Ok(());
+    };
+    let mapping = &segment.mapping;
+    let ended = |segment: &Segment| -> Result<bool> {
+        let unwritten = mapping.writer_key().load(Ordering::Acquire) == 0;
+        let over = segment.state()? != SegmentState::Active;
+        Ok(unwritten && over && segment.reader_count() == 0)
+    };
+    if !ended(segment)? {
+        return Ok(());
+    }
+    let _lock = participant.lock_namespace()?;
+    if ended(segment)? && segment.unlink()? {
+        tracing::debug!(name = %segment.name, "removed");
+    }
+    Ok(())
+}
+
+/// The bytes of a sealed value, in place. Cheap to clone; the last one unmaps (large mappings in a
+/// background thread).
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// use snakepit_shm::SegmentOptions;
+///
+/// let options = SegmentOptions::new("table").dir(dir.path()).slots(1);
+/// let mut writer = options.create().unwrap();
+/// writer.write(b"rows").unwrap();
+/// let reader = options.attach_reader().unwrap();
+/// assert_eq!(reader.sealed().unwrap_err().code(), "not_sealed");
+/// writer.seal().unwrap();
+/// let view = reader.sealed().unwrap();
+/// writer.close().unwrap();
+/// reader.close().unwrap();
+/// assert_eq!(&view[..], b"rows"); // whatever becomes of the others
+/// ```
+#[derive(Debug, Clone)]
+pub struct SealedView {
+    attachment: Arc<Attachment>,
+    slot: usize,
+    len: usize,
+    version: u64,
+    timestamp_ns: u64,
+    descriptor: Descriptor,
+}
+
+impl SealedView {
+    pub(crate) fn open(attachment: Arc<Attachment>) -> Result<Self> {
+        let segment = &attachment.segment;
+        let name = &segment.name;
+        let mapping = &segment.mapping;
+        if segment.state()? != SegmentState::Sealed {
+            return Err(ShmError::NotSealed { name: name.clone() });
+        }
+        segment.check_header()?;
+        let started = seqlock::start_read(mapping).map_err(|why| match why {
+            NoValue::Empty => ShmError::Empty { name: name.clone() },
+            _ => corrupted(name, "sealed, but its value is not complete"),
+        })?;
+        let get = |word| {
+            mapping
+                .slot_word(started.slot, word)
+                .load(Ordering::Relaxed)
+        };
+        let len = get(SlotWord::Len) as usize;
+        if len == 0 || len > mapping.geometry().capacity {
+            return Err(corrupted(name, "length of its value"));
+        }
+        let descriptor = load_descriptor(mapping, started.slot, len)
+            .ok_or_else(|| corrupted(name, "description of its value"))?;
+        if mapping.geometry().has(flags::CRC32C) {
+            let stored = get(SlotWord::Check) as u32;
+            if mapping.checksum(started.slot, len) != stored {
+                return Err(corrupted(name, "checksum of its value"));
+            }
+        }
+        Ok(Self {
+            slot: started.slot,
+            len,
+            version: started.version,
+            timestamp_ns: get(SlotWord::Timestamp),
+            descriptor,
+            attachment,
+        })
+    }
+
+    /// Version of the value.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Format, element type and shape.
+    pub fn descriptor(&self) -> Descriptor {
+        self.descriptor
+    }
+
+    /// When it was published: CLOCK_MONOTONIC nanoseconds, 0 without timestamps.
+    pub fn timestamp_ns(&self) -> u64 {
+        self.timestamp_ns
+    }
+
+    /// The segment's name.
+    pub fn name(&self) -> &str {
+        &self.attachment.segment.name
+    }
+
+    pub(crate) fn segment(&self) -> &Segment {
+        &self.attachment.segment
+    }
+
+    /// Other views and readers that hold the same attachment.
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.attachment) > 1
+    }
+}
+
+impl std::ops::Deref for SealedView {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // Sealed for ever and checked at opening; should somebody break the seal, nothing is seen.
+        self.attachment
+            .segment
+            .mapping
+            .sealed_slice(self.slot, self.len)
+            .unwrap_or_default()
+    }
+}
+
+impl AsRef<[u8]> for SealedView {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
