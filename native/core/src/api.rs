@@ -15,6 +15,39 @@ pub use crate::view::SealedView;
 pub use crate::writer::SegmentWriter;
 
 use crate::error::Result;
+use crate::name::Place;
+use crate::participant::{self, Participant};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Keeps this process registered in a namespace while it has no segment of it, so that creating and
+/// attaching need not register it each time.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// let membership = snakepit_shm::join("docs", dir.path()).unwrap();
+/// assert!(dir.path().join("docs.participants").exists());
+/// drop(membership); // the last to leave removes the file
+/// assert!(!dir.path().join("docs.participants").exists());
+/// ```
+#[derive(Debug, Clone)]
+pub struct Membership {
+    _participant: Arc<Participant>,
+}
+
+/// Registers this process in a namespace.
+///
+/// # Errors
+///
+/// [`ShmError::InvalidName`](crate::ShmError::InvalidName),
+/// [`ShmError::PermissionDenied`](crate::ShmError::PermissionDenied),
+/// [`ShmError::ResourceExhausted`](crate::ShmError::ResourceExhausted) when the table is full.
+pub fn join(namespace: &str, dir: impl AsRef<Path>) -> Result<Membership> {
+    let place = Place::new(dir.as_ref(), namespace)?;
+    Ok(Membership {
+        _participant: participant::join(&place)?,
+    })
+}
 
 /// Creates a segment of `size` bytes in the default namespace.
 ///

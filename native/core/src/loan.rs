@@ -70,7 +70,7 @@ fn publish(
         0
     };
     writer.commit(open.token.slot, open.version, len, *descriptor, crc);
-    writer.note_whole(open.token.slot, len);
+    writer.note_rewritten();
     Ok(open.version)
 }
 

@@ -123,12 +123,16 @@ impl Entry {
 
 impl Participant {
     fn register(place: &Place) -> Result<Self> {
-        // Whoever leaves last removes the file: a file that was removed between our opening and our
-        // locking it is opened again.
+        // Whoever leaves last removes the file, under the namespace lock: under the same lock we see
+        // whether the file that we opened still is the one. If not, we open again.
         for _ in 0..100 {
             let opened = open_or_create(place)?;
             let failed = |e| ShmError::from_io(&place.namespace, "register in", e);
             let Some(fd) = opened.get() else { continue };
+            let lock = ByteLock::take(fd, place)?;
+            if !platform::names(&place.participants_path(), fd) {
+                continue;
+            }
             let Some(index) = take_entry(fd).map_err(failed)? else {
                 return Err(ShmError::ResourceExhausted {
                     name: Some(place.namespace.clone()),
@@ -137,9 +141,6 @@ impl Participant {
                     available: Some(0),
                 });
             };
-            if !platform::names(&place.participants_path(), fd) {
-                continue;
-            }
             let before = Entry::read(fd, index).map_err(failed)?.generation;
             // A first generation from the clock: keys of an earlier file of the same name do not
             // come back to life.
@@ -157,6 +158,7 @@ impl Participant {
                 },
             };
             entry.write(fd, index).map_err(failed)?;
+            drop(lock);
             return Ok(Self {
                 place: place.clone(),
                 fd: opened,
@@ -210,31 +212,13 @@ impl Participant {
     /// Takes the lock that serialises creation, takeover and removal in the namespace.
     pub(crate) fn lock_namespace(&self) -> Result<NamespaceLock<'_>> {
         let threads = lock(&self.threads);
-        let started = Instant::now();
-        let mut pause = Duration::from_micros(1);
         let fd = self.fd.get().ok_or_else(|| ShmError::Closed {
             name: self.place.namespace.clone(),
         })?;
-        loop {
-            let taken = platform::try_lock_byte(fd, NAMESPACE_LOCK)
-                .map_err(|e| ShmError::from_io(&self.place.namespace, "lock", e))?;
-            if taken {
-                return Ok(NamespaceLock {
-                    participant: self,
-                    _threads: threads,
-                });
-            }
-            // Only a stopped holder keeps it longer than microseconds. Waiting in the kernel could
-            // not be bounded.
-            if started.elapsed() > LOCK_PATIENCE {
-                return Err(ShmError::Timeout {
-                    name: self.place.namespace.clone(),
-                    after: started.elapsed(),
-                });
-            }
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_micros(500));
-        }
+        Ok(NamespaceLock {
+            _byte: ByteLock::take(fd, &self.place)?,
+            _threads: threads,
+        })
     }
 
     /// Removes the participants file when nobody is left who needs it.
@@ -270,17 +254,43 @@ impl Drop for Participant {
     }
 }
 
-/// The namespace is ours until this is dropped.
+/// The namespace is ours until this is dropped: against other processes by the byte, against other
+/// threads of this one by the mutex.
 pub(crate) struct NamespaceLock<'a> {
-    participant: &'a Participant,
+    _byte: ByteLock<'a>,
     _threads: MutexGuard<'a, ()>,
 }
 
-impl Drop for NamespaceLock<'_> {
-    fn drop(&mut self) {
-        if let Some(fd) = self.participant.fd.get() {
-            let _ = platform::unlock_byte(fd, NAMESPACE_LOCK);
+/// The namespace's lock byte, of one open file description.
+struct ByteLock<'a>(BorrowedFd<'a>);
+
+impl<'a> ByteLock<'a> {
+    fn take(fd: BorrowedFd<'a>, place: &Place) -> Result<Self> {
+        let started = Instant::now();
+        let mut pause = Duration::from_micros(1);
+        loop {
+            let taken = platform::try_lock_byte(fd, NAMESPACE_LOCK)
+                .map_err(|e| ShmError::from_io(&place.namespace, "lock", e))?;
+            if taken {
+                return Ok(Self(fd));
+            }
+            // Only a stopped holder keeps it longer than microseconds. Waiting in the kernel could
+            // not be bounded.
+            if started.elapsed() > LOCK_PATIENCE {
+                return Err(ShmError::Timeout {
+                    name: place.namespace.clone(),
+                    after: started.elapsed(),
+                });
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_micros(500));
         }
+    }
+}
+
+impl Drop for ByteLock<'_> {
+    fn drop(&mut self) {
+        let _ = platform::unlock_byte(self.0, NAMESPACE_LOCK);
     }
 }
 

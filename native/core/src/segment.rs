@@ -90,15 +90,39 @@ impl Segment {
     /// Finds a segment by name, checks it and maps it.
     pub(crate) fn open(options: &SegmentOptions, writer: bool) -> Result<(Self, File)> {
         let place = options.place()?;
+        let mut meta = Meta::load(&place, &options.name)?;
+        loop {
+            let opened = Self::open_described(options, &place, &meta, writer);
+            if !matches!(
+                opened,
+                Err(ShmError::Corrupted { .. } | ShmError::Truncated { .. })
+            ) {
+                return opened;
+            }
+            // Removed and created anew since we read the metadata? Then they are others now, and
+            // somebody else has made progress.
+            let again = Meta::load(&place, &options.name)?;
+            if again == meta {
+                return opened;
+            }
+            meta = again;
+        }
+    }
+
+    fn open_described(
+        options: &SegmentOptions,
+        place: &Place,
+        meta: &Meta,
+        writer: bool,
+    ) -> Result<(Self, File)> {
         let name = options.name.as_str();
-        let meta = Meta::load(&place, name)?;
-        let participant = match participant::join(&place) {
+        let participant = match participant::join(place) {
             Ok(participant) => Some(participant),
             // A group member who may read the data but not write the table.
             Err(ShmError::PermissionDenied { .. }) if !writer => None,
             Err(other) => return Err(other),
         };
-        let (file, access) = open_file(&place, &meta, writer, participant.is_some())?;
+        let (file, access) = open_file(place, meta, writer, participant.is_some())?;
         let geometry = read_geometry(name, &file)?;
         if geometry.created_ns != meta.created_ns {
             return Err(corrupted(
@@ -121,9 +145,9 @@ impl Segment {
         }
         let segment = Self {
             name: name.to_owned(),
-            place,
-            file: meta.file,
-            incarnation: meta.incarnation,
+            place: place.clone(),
+            file: meta.file.clone(),
+            incarnation: meta.incarnation.clone(),
             mapping,
             participant,
             epoch: platform::fork::epoch(),

@@ -37,8 +37,11 @@ pub struct SegmentWriter {
     len: usize,
     version: u64,
     descriptor: Descriptor,
-    /// For each slot, where it differs from the current value.
+    /// For each slot, where it differs from the current value; out of date after whole writes.
     lacks: Box<[Ranges]>,
+    /// Since the last patch came a whole value, of which all slots but its own lack everything.
+    /// Noted here, so that a whole write touches no list; `lacks` is filled by the next patch.
+    rewritten: bool,
     holds_claim: bool,
 }
 
@@ -148,6 +151,7 @@ impl SegmentWriter {
             len: 0,
             version: 0,
             descriptor: Descriptor::RAW,
+            rewritten: false,
             holds_claim: true,
         }
     }
@@ -299,7 +303,7 @@ impl SegmentWriter {
         let mapping = &self.segment.mapping;
         let crc = fill(mapping, slot, mapping.geometry().has(flags::CRC32C));
         self.commit(slot, version, len, *descriptor, crc);
-        self.note_whole(slot, len);
+        self.rewritten = true;
         Ok(version)
     }
 
@@ -346,6 +350,10 @@ impl SegmentWriter {
         self.check_range(offset, len)?;
         let end = offset + len;
         let (slot, version) = self.begin()?;
+        if std::mem::take(&mut self.rewritten) {
+            self.lacks.fill(Ranges::whole(self.capacity()));
+            self.lacks[self.current] = Ranges::default();
+        }
         let mapping = &self.segment.mapping;
         if slot != self.current {
             for (start, stop) in self.lacks[slot].iter() {
@@ -627,7 +635,7 @@ impl SegmentWriter {
         let put = |word, value| {
             mapping
                 .slot_word(slot, word)
-                .store(value, Ordering::Relaxed)
+                .store(value, Ordering::Relaxed);
         };
         put(SlotWord::Len, len as u64);
         put(SlotWord::Timestamp, now);
@@ -646,18 +654,14 @@ impl SegmentWriter {
         self.descriptor = descriptor;
     }
 
-    /// After a whole value went into `slot`: all others lack all of it.
-    #[inline]
-    pub(crate) fn note_whole(&mut self, slot: usize, len: usize) {
-        if self.lacks.len() > 1 {
-            self.lacks.fill(Ranges::whole(len));
-        }
-        self.lacks[slot] = Ranges::default();
-    }
-
     /// A loan begins: whatever becomes of it, the slot's content is unknown from here on.
     pub(crate) fn note_unknown(&mut self, slot: usize) {
         self.lacks[slot] = Ranges::whole(self.capacity());
+    }
+
+    /// A loan was published as a whole value.
+    pub(crate) fn note_rewritten(&mut self) {
+        self.rewritten = true;
     }
 }
 
