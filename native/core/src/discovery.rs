@@ -5,6 +5,7 @@ use crate::inspect::Look;
 use crate::layout::SegmentState;
 use crate::name::{DEFAULT_DIR, DEFAULT_NAMESPACE, Place};
 use crate::participant;
+use crate::reclaim;
 use serde::Serialize;
 use std::path::Path;
 use std::time::SystemTime;
@@ -78,15 +79,7 @@ impl SegmentDiscovery {
     ///
     /// [`ShmError::PermissionDenied`] or [`ShmError::Io`] when the directory cannot be read.
     pub fn list(&self) -> Result<Vec<SegmentInfo>> {
-        let dir = self.place.dir.display().to_string();
-        let failed = |e| ShmError::from_io(&dir, "list", e);
-        let mut names = Vec::new();
-        for file in std::fs::read_dir(&self.place.dir).map_err(failed)? {
-            let file = file.map_err(failed)?.file_name();
-            let name = file.to_str().and_then(|f| self.place.name_of_meta(f));
-            names.extend(name.map(str::to_owned));
-        }
-        names.sort_unstable();
+        let names = reclaim::names(&self.place)?;
         let participant = if names.is_empty() {
             None
         } else {

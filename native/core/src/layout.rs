@@ -29,6 +29,10 @@ pub(crate) const HEADER_LEN: usize = 64;
 pub(crate) const SLOT_HEADER: usize = 64;
 /// Length of a reader-table entry.
 pub(crate) const READER_ENTRY: usize = 16;
+/// Offset of the identity block in the header page: length, CRC32C, and a copy of the `.meta`.
+pub(crate) const IDENTITY_AT: usize = 1024;
+/// Length of the identity block.
+pub(crate) const IDENTITY_LEN: usize = 2048;
 /// Offset of the reader table in the control pages.
 pub(crate) const READER_TABLE: usize = 64;
 
@@ -44,6 +48,11 @@ pub(crate) mod header {
     pub const GENERATION: usize = 132;
     /// `writer: u64`, the participant key that holds the writer claim; 0 = nobody.
     pub const WRITER: usize = 136;
+    /// `removed: u32`, 1 while and after the files are unlinked.
+    pub const REMOVED: usize = 144;
+    /// `orphaned: u64`, CLOCK_MONOTONIC nanoseconds when somebody first saw that the writer is gone
+    /// and may come back; 0 = it is there, or gone for good.
+    pub const ORPHANED: usize = 152;
     /// `takeovers: u64`, writers that followed a dead one.
     pub const TAKEOVERS: usize = 192;
     /// `discarded: u64`, half-written values that a takeover discarded.
@@ -87,7 +96,9 @@ pub(crate) mod slot {
 const _: () = {
     assert!(header::PUBLISH == HEADER_LEN && header::NOTIFY == header::PUBLISH + 8);
     assert!(header::STATE == 2 * CACHE_LINE && header::WRITER % 8 == 0);
+    assert!(header::ORPHANED % 8 == 0 && header::ORPHANED + 8 <= header::TAKEOVERS);
     assert!(header::DISCARDED + 8 <= 4 * CACHE_LINE);
+    assert!(IDENTITY_AT + IDENTITY_LEN <= MIN_CAPACITY);
     assert!(slot::SHAPE + 24 == SLOT_HEADER && SLOT_HEADER == CACHE_LINE);
     assert!(reader_entry::WAITING + 4 == READER_ENTRY && READER_TABLE % READER_ENTRY == 0);
     assert!(MAX_SLOTS == 1 << publish_word::SLOT_BITS);

@@ -71,6 +71,8 @@ mod platform;
 #[cfg(not(loom))]
 mod reader;
 #[cfg(not(loom))]
+mod reclaim;
+#[cfg(not(loom))]
 mod segment;
 #[cfg(not(loom))]
 mod view;

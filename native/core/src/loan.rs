@@ -71,7 +71,7 @@ fn publish(
     };
     writer.commit(open.token.slot, open.version, len, *descriptor, crc);
     writer.note_rewritten();
-    Ok(open.version)
+    writer.check_kept(open.version)
 }
 
 impl SegmentWriter {

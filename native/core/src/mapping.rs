@@ -9,17 +9,17 @@
 use crate::copy;
 use crate::error::{Resource, Result, ShmError};
 use crate::layout::{
-    Geometry, READER_ENTRY, READER_TABLE, SLOT_HEADER, SegmentState, control, header, reader_entry,
+    Geometry, IDENTITY_AT, IDENTITY_LEN, READER_ENTRY, READER_TABLE, SLOT_HEADER, SegmentState, control, header, reader_entry,
     slot as slot_field,
 };
 use crate::platform;
+use crate::platform::guard::Guard;
 use crate::seqlock::Words;
 use memmap2::{MmapOptions, MmapRaw};
 use std::fs::File;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::mpsc;
 
 /// Mappings from this size on are unmapped by a background thread: unmapping 100 MB takes
 /// milliseconds, and a destructor may run where nothing may block.
@@ -41,6 +41,8 @@ pub(crate) enum Access {
 pub(crate) struct Mapping {
     geometry: Geometry,
     access: Access,
+    /// Given up before anything is unmapped.
+    guard: ManuallyDrop<Guard>,
     header: MmapRaw,
     control: MmapRaw,
     /// Taken out when it is dropped, perhaps to be unmapped elsewhere.
@@ -73,10 +75,16 @@ impl Mapping {
             mapped.map_err(|source| map_error(name, len, source))
         };
         let writer = access == Access::Writer;
+        let header = map(0, geometry.control, writer)?;
+        let control = map(geometry.control, control_len, access != Access::Observer)?;
+        let slots = map(slots_at, slots_len, writer)?;
+        let range = |part: &MmapRaw| (part.as_ptr() as usize, part.len());
+        let guard = Guard::new([range(&header), range(&control), range(&slots)]);
         Ok(Self {
-            header: map(0, geometry.control, writer)?,
-            control: map(geometry.control, control_len, access != Access::Observer)?,
-            slots: ManuallyDrop::new(map(slots_at, slots_len, writer)?),
+            guard: ManuallyDrop::new(guard),
+            header,
+            control,
+            slots: ManuallyDrop::new(slots),
             first_slot: geometry.first_slot - slots_at,
             geometry,
             access,
@@ -87,6 +95,13 @@ impl Mapping {
     #[inline]
     pub(crate) fn geometry(&self) -> &Geometry {
         &self.geometry
+    }
+
+    /// Whether pages were lost: the file was cut, or there was none for a hole. What is read is zeros
+    /// then, and what is written goes nowhere.
+    #[inline]
+    pub(crate) fn lost(&self) -> bool {
+        self.guard.lost()
     }
 
     /// Whether the control pages can be written.
@@ -100,6 +115,19 @@ impl Mapping {
         let line = self.geometry.encode();
         // SAFETY: the header page is mapped writable and longer than a cache line.
         unsafe { copy::copy(self.header.as_mut_ptr(), line.as_ptr(), line.len()) };
+    }
+
+    /// Writes the identity block of a new segment.
+    pub(crate) fn write_identity(&self, block: &[u8; IDENTITY_LEN]) {
+        assert_eq!(self.access, Access::Writer);
+        // SAFETY: the block ends inside the header page (asserted in `layout`), which is writable.
+        unsafe {
+            copy::copy(
+                self.header.as_mut_ptr().add(IDENTITY_AT),
+                block.as_ptr(),
+                IDENTITY_LEN,
+            );
+        }
     }
 
     /// The immutable cache line as it is now, to compare with what was validated.
@@ -145,6 +173,23 @@ impl Mapping {
     /// `writer`.
     pub(crate) fn writer_key(&self) -> &AtomicU64 {
         self.header_u64(header::WRITER)
+    }
+
+    /// Whether a remover has marked the segment.
+    pub(crate) fn is_removed(&self) -> bool {
+        self.header_u32(header::REMOVED).load(Ordering::SeqCst) != 0
+    }
+
+    /// `removed`, for whoever has mapped the header writable.
+    pub(crate) fn removed(&self) -> &AtomicU32 {
+        assert_eq!(self.access, Access::Writer);
+        self.header_u32(header::REMOVED)
+    }
+
+    /// `orphaned`, for whoever has mapped the header writable.
+    pub(crate) fn orphaned(&self) -> &AtomicU64 {
+        assert_eq!(self.access, Access::Writer);
+        self.header_u64(header::ORPHANED)
     }
 
     /// `takeovers`.
@@ -380,30 +425,13 @@ impl Words for Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        // SAFETY: dropped once, here, before its ranges are unmapped.
+        unsafe { ManuallyDrop::drop(&mut self.guard) };
         // SAFETY: taken once, here; `self.slots` is not used afterwards.
         let slots = unsafe { ManuallyDrop::take(&mut self.slots) };
-        if slots.len() < UNMAP_IN_BACKGROUND {
-            return;
+        if slots.len() >= UNMAP_IN_BACKGROUND {
+            platform::background::run(move || drop(slots));
         }
-        static UNMAPPER: platform::fork::PerProcess<Unmapper> = platform::fork::PerProcess::new();
-        if let Some(queue) = &UNMAPPER.get().0 {
-            // When the thread is gone, the mapping comes back in the error and is dropped here.
-            let _ = queue.send(slots);
-        }
-    }
-}
-
-/// The thread that unmaps large mappings.
-struct Unmapper(Option<mpsc::Sender<MmapRaw>>);
-
-impl Default for Unmapper {
-    fn default() -> Self {
-        let (queue, mappings) = mpsc::channel::<MmapRaw>();
-        let thread = std::thread::Builder::new()
-            .name("shm-unmap".into())
-            .stack_size(64 * 1024)
-            .spawn(move || mappings.into_iter().for_each(drop));
-        Self(thread.ok().map(|_| queue))
     }
 }
 

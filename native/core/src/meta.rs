@@ -4,6 +4,7 @@
 //! it names must be one that this very name can have.
 
 use crate::error::{Result, ShmError};
+use crate::layout::{IDENTITY_AT, IDENTITY_LEN};
 use crate::name::{Place, module_part};
 use crate::platform;
 use serde::{Deserialize, Serialize};
@@ -88,6 +89,32 @@ impl Meta {
         place.dir.join(&self.file)
     }
 
+    /// The copy that lies in the segment's own header page, so that a lost `.meta` can be made again.
+    pub(crate) fn identity(&self) -> [u8; IDENTITY_LEN] {
+        let mut block = [0u8; IDENTITY_LEN];
+        let json = serde_json::to_vec(self).unwrap_or_default();
+        // Names are bounded, so this always fits.
+        if let Some(place) = block.get_mut(8..8 + json.len()) {
+            place.copy_from_slice(&json);
+            block[..4].copy_from_slice(&(json.len() as u32).to_le_bytes());
+            block[4..8].copy_from_slice(&crc32c::crc32c(&json).to_le_bytes());
+        }
+        block
+    }
+
+    /// From the header page of a segment's file; `None` unless it is whole and of that file.
+    pub(crate) fn from_identity(place: &Place, file: &str, page: &[u8; 4096]) -> Option<Self> {
+        let block = &page[IDENTITY_AT..IDENTITY_AT + IDENTITY_LEN];
+        let word = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| block[at + i]));
+        let json = block.get(8..8usize.checked_add(word(0) as usize)?)?;
+        if crc32c::crc32c(json) != word(4) {
+            return None;
+        }
+        let name = serde_json::from_slice::<Self>(json).ok()?.name;
+        let meta = Self::parse(place, &name, json).ok()?;
+        (place.meta_path(&name).is_ok() && meta.file == file).then_some(meta)
+    }
+
     pub(crate) fn to_json(&self) -> Vec<u8> {
         let mut json = serde_json::to_vec_pretty(self).unwrap_or_default();
         json.push(b'\n');
@@ -136,6 +163,28 @@ mod tests {
     fn survives_json() {
         let json = meta().to_json();
         assert_eq!(Meta::parse(&place(), "n", &json).unwrap(), meta());
+    }
+
+    #[test]
+    fn survives_the_header_page() {
+        let mut page = [0u8; 4096];
+        page[IDENTITY_AT..IDENTITY_AT + IDENTITY_LEN].copy_from_slice(&meta().identity());
+        assert_eq!(Meta::from_identity(&place(), "ns_m_n_7", &page), Some(meta()));
+        assert_eq!(Meta::from_identity(&place(), "ns_m_n_8", &page), None);
+        page[IDENTITY_AT + 20] ^= 1;
+        assert_eq!(Meta::from_identity(&place(), "ns_m_n_7", &page), None);
+        let longest = Meta { name: "n".repeat(128), module: "m".repeat(32), ..meta() };
+        assert_ne!(longest.identity()[..4], [0; 4]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_header_page_makes_it_panic(len: u32, sum: u32, fill: u8) {
+            let mut page = [fill; 4096];
+            page[IDENTITY_AT..IDENTITY_AT + 4].copy_from_slice(&len.to_le_bytes());
+            page[IDENTITY_AT + 4..IDENTITY_AT + 8].copy_from_slice(&sum.to_le_bytes());
+            prop_assert_eq!(Meta::from_identity(&place(), "ns_m_n_7", &page), None);
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::platform::{self, fork};
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -40,6 +41,8 @@ pub(crate) struct Participant {
     generation: u32,
     /// Orders the threads of this process; the byte lock orders processes.
     threads: Mutex<()>,
+    /// When this process swept the namespace last, in CLOCK_MONOTONIC nanoseconds; 0 = never.
+    swept: AtomicU64,
 }
 
 type Registry = Mutex<HashMap<Place, Weak<Participant>>>;
@@ -93,20 +96,24 @@ impl Entry {
         // Beyond the end of the file: an entry never used, all zeros.
         let mut bytes = [0u8; ENTRY as usize];
         platform::read_at(fd, &mut bytes, ENTRIES_AT + u64::from(index) * ENTRY)?;
+        Ok(Self::parse(&bytes))
+    }
+
+    fn parse(bytes: &[u8; ENTRY as usize]) -> Self {
         let word = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
         let name: Vec<u8> = bytes[16..56]
             .iter()
             .copied()
             .take_while(|b| *b != 0)
             .collect();
-        Ok(Self {
+        Self {
             generation: word(0),
             info: ProcessInfo {
                 pid: word(4),
                 start_time: u64::from_le_bytes(std::array::from_fn(|i| bytes[8 + i])),
                 name: String::from_utf8_lossy(&name).into_owned(),
             },
-        })
+        }
     }
 
     fn write(&self, fd: BorrowedFd<'_>, index: u32) -> io::Result<()> {
@@ -165,12 +172,52 @@ impl Participant {
                 index,
                 generation,
                 threads: Mutex::new(()),
+                swept: AtomicU64::new(0),
             });
         }
         Err(ShmError::Timeout {
             name: place.namespace.clone(),
             after: Duration::ZERO,
         })
+    }
+
+    /// Whether this process should sweep the namespace now: `Some(true)` for the first time,
+    /// `Some(false)` when the last was more than `interval` ago. Notes that it does.
+    pub(crate) fn sweep_due(&self, interval: Duration) -> Option<bool> {
+        let now = platform::monotonic_ns().max(1);
+        let last = self.swept.load(Ordering::Relaxed);
+        let due = last == 0 || now.saturating_sub(last) > interval.as_nanos() as u64;
+        let ours = due
+            && self
+                .swept
+                .compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok();
+        ours.then_some(last == 0)
+    }
+
+    /// Every entry whose process lives, as (key, what the table says), but this process's own.
+    pub(crate) fn others(&self) -> Vec<(u64, ProcessInfo)> {
+        let Some(fd) = self.fd.get() else {
+            return Vec::new();
+        };
+        // The file is as long as the highest entry ever used.
+        let mut table = Vec::new();
+        let mut piece = vec![0u8; 64 * ENTRY as usize];
+        while table.len() < CAPACITY as usize * ENTRY as usize {
+            match platform::read_at(fd, &mut piece, ENTRIES_AT + table.len() as u64) {
+                Ok(n) if n > 0 => table.extend_from_slice(&piece[..n]),
+                _ => break,
+            }
+        }
+        (0..(table.len() / ENTRY as usize) as u32)
+            .filter(|index| *index != self.index)
+            .filter_map(|index| {
+                let at = index as usize * ENTRY as usize;
+                let entry = Entry::parse(table[at..].first_chunk()?);
+                let key = pack_key(index, entry.generation);
+                (entry.generation != 0 && self.is_alive(key)).then_some((key, entry.info))
+            })
+            .collect()
     }
 
     /// Names this process in segments.

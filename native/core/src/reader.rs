@@ -8,7 +8,8 @@ use crate::options::SegmentOptions;
 use crate::platform;
 use crate::segment::{Segment, corrupted};
 use crate::seqlock::{self, NoValue, Started, Words};
-use crate::view::{Attachment, SealedView, remove_if_unused};
+use crate::reclaim;
+use crate::view::{Attachment, SealedView};
 use crate::writer::torn_by_death;
 use std::cell::Cell;
 use std::sync::Arc;
@@ -127,9 +128,16 @@ impl SegmentOptions {
     /// [`ShmError::Corrupted`], [`ShmError::Truncated`], [`ShmError::PermissionDenied`],
     /// [`ShmError::ResourceExhausted`] (table full, or address space).
     pub fn attach_reader(&self) -> Result<SegmentReader> {
-        let (segment, file) = Segment::open(self, false)?;
+        // Again when the segment was being removed in this moment: then it is gone, or another has
+        // its name.
+        let attachment = loop {
+            let (segment, file) = Segment::open(self, false)?;
+            if let Some(attachment) = Attachment::counted(segment, &file)? {
+                break attachment;
+            }
+        };
         Ok(SegmentReader {
-            attachment: Arc::new(Attachment::counted(segment, &file)?),
+            attachment: Arc::new(attachment),
             seen: AtomicU64::new(0),
             buffer: Vec::new(),
             bell: Arc::new(Bell::default()),
@@ -355,6 +363,9 @@ impl SegmentReader {
             }
             copy(mapping, started.slot, info)
         });
+        if mapping.lost() {
+            return Err(self.truncated());
+        }
         match copied {
             Ok((started, Copied::Done(info))) => {
                 self.seen.store(started.version, Ordering::Relaxed);
@@ -373,6 +384,13 @@ impl SegmentReader {
             // With one slot a reader may come in the middle of every write: it has the patience for
             // about one write's time.
             spins: 1000 + (geometry.capacity / 256) as u32,
+        }
+    }
+
+    #[cold]
+    fn truncated(&self) -> ShmError {
+        ShmError::Truncated {
+            name: self.name().to_owned(),
         }
     }
 
@@ -491,6 +509,9 @@ impl SegmentReader {
             let version = self.version();
             if version != since {
                 return Ok(version);
+            }
+            if mapping.lost() {
+                return Err(self.truncated());
             }
             let left = timeout.map(|t| t.saturating_sub(started.elapsed()));
             if left == Some(Duration::ZERO) || self.bell.rung.load(Ordering::SeqCst) != rung {
@@ -630,8 +651,11 @@ impl SegmentReader {
     /// [`ShmError::PermissionDenied`] or [`ShmError::Io`] when the files cannot be removed.
     pub fn close(self) -> Result<()> {
         let segment = self.attachment.segment.clone();
+        if !self.has_views() {
+            self.attachment.closing();
+        }
         drop(self);
-        remove_if_unused(&segment)
+        reclaim::settle(&segment)
     }
 
     pub(crate) fn incarnation(&self) -> &str {

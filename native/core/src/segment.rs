@@ -8,6 +8,7 @@ use crate::name::{Place, module_part};
 use crate::options::{Reserve, SegmentOptions};
 use crate::participant::{self, Participant};
 use crate::platform::{self, Unnamed};
+use crate::reclaim::{self, GRACE, Swept};
 use crate::seqlock::{self, Words};
 use std::fs::File;
 use std::io;
@@ -41,10 +42,15 @@ impl Segment {
         let exists = || ShmError::AlreadyExists {
             name: options.name.clone(),
         };
-        if meta_path.symlink_metadata().is_ok() {
-            return Err(exists()); // spares building it; the link below decides
-        }
         let participant = participant::join(&place)?;
+        reclaim::on_occasion(&place, &participant);
+        if meta_path.symlink_metadata().is_ok() {
+            // Spares building it; the link below decides. What the dead left is no owner.
+            let swept = reclaim::sweep_segment(&place, &options.name, &participant, GRACE, false);
+            if !matches!(swept, Ok(Swept { removed: true, .. }) | Err(ShmError::NotFound { .. })) {
+                return Err(exists());
+            }
+        }
         let page = platform::page_size();
         let geometry = Geometry {
             flags: options.flags(),
@@ -75,6 +81,7 @@ impl Segment {
             created_ns: geometry.created_ns,
             incarnation: meta::new_incarnation()?,
         };
+        mapping.write_identity(&meta.identity());
         publish(options, &place, &unnamed, &meta, &participant)?;
         Ok(Self {
             name: options.name.clone(),
@@ -122,6 +129,9 @@ impl Segment {
             Err(ShmError::PermissionDenied { .. }) if !writer => None,
             Err(other) => return Err(other),
         };
+        if let Some(participant) = &participant {
+            reclaim::on_occasion(place, participant);
+        }
         let (file, access) = open_file(place, meta, writer, participant.is_some())?;
         let geometry = read_geometry(name, &file)?;
         if geometry.created_ns != meta.created_ns {
@@ -208,18 +218,6 @@ impl Segment {
     pub(crate) fn reader_high(&self) -> usize {
         let high = self.mapping.reader_high().load(Ordering::Acquire) as usize;
         high.min(self.mapping.geometry().max_readers)
-    }
-
-    /// Removes the files when this object's own segment is still what the name stands for. The
-    /// caller holds the namespace lock.
-    pub(crate) fn unlink(&self) -> Result<bool> {
-        match Meta::load(&self.place, &self.name) {
-            Ok(meta) if meta.incarnation == self.incarnation => {
-                unlink_files(&self.place, &self.name, &meta).map(|()| true)
-            }
-            Ok(_) | Err(ShmError::NotFound { .. }) => Ok(false),
-            Err(other) => Err(other),
-        }
     }
 }
 
@@ -464,17 +462,7 @@ fn unlink_files_and_tell(options: &SegmentOptions, place: &Place, meta: &Meta) -
         .ok();
     unlink_files(place, &options.name, meta)?;
     if let Some(mapping) = mapped {
-        let active = SegmentState::Active.to_word();
-        let closed = SegmentState::Closed.to_word();
-        // A sealed segment stays sealed: its views remain valid.
-        let _ = mapping.state_word().compare_exchange(
-            active,
-            closed,
-            Ordering::Release,
-            Ordering::Relaxed,
-        );
-        seqlock::bump_notify(&mapping);
-        platform::futex_wake(mapping.notify());
+        reclaim::tell_closed(&mapping);
     }
     Ok(())
 }

@@ -5,12 +5,13 @@ use crate::error::{Resource, Result, ShmError};
 use crate::layout::{SegmentState, flags};
 use crate::mapping::SlotWord;
 use crate::platform::{self, fork};
+use crate::reclaim;
 use crate::segment::{Segment, corrupted};
 use crate::seqlock::{self, NoValue};
 use crate::writer::load_descriptor;
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 /// A segment with an entry in its reader table, which is given back when this is dropped: the reader
 /// and all its views hold it.
@@ -19,6 +20,8 @@ pub(crate) struct Attachment {
     pub segment: Arc<Segment>,
     /// `None`: not counted (an observer, or the writer's own view).
     entry: Option<usize>,
+    /// Whoever closes looks by itself whether the segment has ended.
+    closing: AtomicBool,
 }
 
 impl Attachment {
@@ -26,20 +29,49 @@ impl Attachment {
         Self {
             segment,
             entry: None,
+            closing: AtomicBool::new(false),
         }
     }
 
-    /// Takes an entry of the reader table.
-    pub(crate) fn counted(segment: Segment, file: &File) -> Result<Self> {
-        let key = match &segment.participant {
-            Some(participant) if segment.mapping.registers() => participant.key(),
-            _ => return Ok(Self::uncounted(Arc::new(segment))),
+    /// Takes an entry of the reader table; `None` when the segment is being removed.
+    pub(crate) fn counted(segment: Segment, file: &File) -> Result<Option<Self>> {
+        let Some(participant) = segment.participant.clone() else {
+            return Ok(Some(Self::uncounted(Arc::new(segment))));
         };
-        let entry = take_entry(&segment, file, key)?;
-        Ok(Self {
+        if !segment.mapping.registers() {
+            return Ok(Some(Self::uncounted(Arc::new(segment))));
+        }
+        let entry = match take_entry(&segment, file, participant.key())? {
+            Some(entry) => entry,
+            None => {
+                // Full: of the living?
+                let lock = participant.lock_namespace()?;
+                reclaim::clear_dead_readers(&segment.mapping, &participant);
+                drop(lock);
+                take_entry(&segment, file, participant.key())?.ok_or_else(|| full(&segment))?
+            }
+        };
+        let attachment = Self {
             segment: Arc::new(segment),
             entry: Some(entry),
-        })
+            closing: AtomicBool::new(false),
+        };
+        // Pairs with the fence of a remover that has set the mark: it sees our entry or we see it.
+        fence(Ordering::SeqCst);
+        let segment = &attachment.segment;
+        if segment.mapping.is_removed() {
+            let segment = segment.clone();
+            attachment.closing();
+            drop(attachment);
+            reclaim::await_removal(&segment)?;
+            return Ok(None);
+        }
+        Ok(Some(attachment))
+    }
+
+    /// Told by a reader that closes: nothing is left to the background.
+    pub(crate) fn closing(&self) {
+        self.closing.store(true, Ordering::Relaxed);
     }
 
     /// The entry in the reader table.
@@ -48,7 +80,17 @@ impl Attachment {
     }
 }
 
-fn take_entry(segment: &Segment, file: &File, key: u64) -> Result<usize> {
+fn full(segment: &Segment) -> ShmError {
+    ShmError::ResourceExhausted {
+        name: Some(segment.name.clone()),
+        resource: Resource::Readers,
+        needed: 1,
+        available: Some(0),
+    }
+}
+
+/// A free entry of the reader table; `None` when there is none.
+fn take_entry(segment: &Segment, file: &File, key: u64) -> Result<Option<usize>> {
     let mapping = &segment.mapping;
     let most = mapping.geometry().max_readers;
     let page = platform::page_size();
@@ -72,15 +114,10 @@ fn take_entry(segment: &Segment, file: &File, key: u64) -> Result<usize> {
             mapping
                 .reader_high()
                 .fetch_max(index as u32 + 1, Ordering::Release);
-            return Ok(index);
+            return Ok(Some(index));
         }
     }
-    Err(ShmError::ResourceExhausted {
-        name: Some(segment.name.clone()),
-        resource: Resource::Readers,
-        needed: 1,
-        available: Some(0),
-    })
+    Ok(None)
 }
 
 impl Drop for Attachment {
@@ -101,28 +138,12 @@ impl Drop for Attachment {
                 Ordering::Relaxed,
             );
         }
+        // The last reader of a segment that has ended; one that closes removes it itself.
+        let ended = mapping.writer_key().load(Ordering::Relaxed) == 0;
+        if ended && !*self.closing.get_mut() {
+            reclaim::settle_later(self.segment.clone());
+        }
     }
-}
-
-/// Removes a segment that its writer has closed and that nobody reads any more.
-pub(crate) fn remove_if_unused(segment: &Segment) -> Result<()> {
-    let Some(participant) = &segment.participant else {
-        return Ok(());
-    };
-    let mapping = &segment.mapping;
-    let ended = |segment: &Segment| -> Result<bool> {
-        let unwritten = mapping.writer_key().load(Ordering::Acquire) == 0;
-        let over = segment.state()? != SegmentState::Active;
-        Ok(unwritten && over && segment.reader_count() == 0)
-    };
-    if !ended(segment)? {
-        return Ok(());
-    }
-    let _lock = participant.lock_namespace()?;
-    if ended(segment)? && segment.unlink()? {
-        tracing::debug!(name = %segment.name, "removed");
-    }
-    Ok(())
 }
 
 /// The bytes of a sealed value, in place. Cheap to clone; the last one unmaps (large mappings in a
@@ -175,6 +196,9 @@ impl SealedView {
         if len == 0 || len > mapping.geometry().capacity {
             return Err(corrupted(name, "length of its value"));
         }
+        if mapping.lost() {
+            return Err(ShmError::Truncated { name: name.clone() });
+        }
         let descriptor = load_descriptor(mapping, started.slot, len)
             .ok_or_else(|| corrupted(name, "description of its value"))?;
         if mapping.geometry().has(flags::CRC32C) {
@@ -191,6 +215,12 @@ impl SealedView {
             descriptor,
             attachment,
         })
+    }
+
+    /// Whether the bytes are still there: `false` when the file was cut under the view, which then
+    /// reads as zeros from the cut on.
+    pub fn is_intact(&self) -> bool {
+        !self.attachment.segment.mapping.lost()
     }
 
     /// Version of the value.

@@ -7,6 +7,7 @@ use crate::mapping::{Mapping, SlotWord};
 use crate::options::SegmentOptions;
 use crate::patch::Ranges;
 use crate::platform::{self, fork};
+use crate::reclaim;
 use crate::segment::{Segment, corrupted};
 use crate::seqlock::{self, NoValue, Words};
 use crate::view::{Attachment, SealedView};
@@ -114,6 +115,13 @@ fn claim(segment: &Segment) -> Result<()> {
         return Err(busy());
     }
     let _lock = participant.lock_namespace()?;
+    if reclaim::still_named(segment)?.is_none() {
+        return Err(ShmError::NotFound {
+            name: segment.name.clone(),
+        });
+    }
+    // Nobody removes it while we hold the lock: a mark is of a remover that died.
+    mapping.removed().store(0, Ordering::SeqCst);
     match segment.state()? {
         SegmentState::Active => {}
         SegmentState::Sealed => {
@@ -133,6 +141,7 @@ fn claim(segment: &Segment) -> Result<()> {
         .writer_key()
         .compare_exchange(held, participant.key(), Ordering::AcqRel, Ordering::Acquire)
         .map_err(|_| busy())?;
+    mapping.orphaned().store(0, Ordering::Relaxed);
     mapping.generation().fetch_add(1, Ordering::Relaxed);
     if held != 0 {
         mapping.takeovers().fetch_add(1, Ordering::Relaxed);
@@ -304,7 +313,7 @@ impl SegmentWriter {
         let crc = fill(mapping, slot, mapping.geometry().has(flags::CRC32C));
         self.commit(slot, version, len, *descriptor, crc);
         self.rewritten = true;
-        Ok(version)
+        self.check_kept(version)
     }
 
     /// Publishes the previous value with `data` at `offset`; the value grows when the patch ends
@@ -389,7 +398,7 @@ impl SegmentWriter {
             lacks.add(changed_from, end);
         }
         self.lacks[slot] = Ranges::default();
-        Ok(version)
+        self.check_kept(version)
     }
 
     /// Orders everything written before it against everything after it, for all processes (T022).
@@ -494,7 +503,7 @@ impl SegmentWriter {
     /// [`ShmError::PermissionDenied`] or [`ShmError::Io`] when the files cannot be removed.
     pub fn close(mut self) -> Result<()> {
         self.give_back(true);
-        crate::view::remove_if_unused(&self.segment)
+        reclaim::settle(&self.segment)
     }
 
     /// Gives the claim back and leaves the segment for another writer (hand-over, rolling updates).
@@ -507,11 +516,17 @@ impl SegmentWriter {
         Ok(())
     }
 
-    fn give_back(&mut self, close: bool) {
+    /// Returns whether the claim was ours to give back.
+    fn give_back(&mut self, close: bool) -> bool {
         if !std::mem::take(&mut self.holds_claim) || self.in_child() {
-            return;
+            return false;
         }
         let mapping = &self.segment.mapping;
+        if !close {
+            // The grace for the next writer begins.
+            let now = platform::monotonic_ns().max(1);
+            mapping.orphaned().store(now, Ordering::Relaxed);
+        }
         if close {
             // A sealed segment stays sealed; its end shows in the claim that nobody holds.
             let _ = mapping.state_word().compare_exchange(
@@ -531,6 +546,7 @@ impl SegmentWriter {
             );
         }
         self.segment.wake_all();
+        true
     }
 
     fn in_child(&self) -> bool {
@@ -562,11 +578,28 @@ impl SegmentWriter {
         })
     }
 
+    /// After a commit: whether there was memory to write to.
+    #[inline]
+    pub(crate) fn check_kept(&self, version: u64) -> Result<u64> {
+        if self.segment.mapping.lost() {
+            return Err(self.truncated());
+        }
+        Ok(version)
+    }
+
+    #[cold]
+    fn truncated(&self) -> ShmError {
+        ShmError::Truncated {
+            name: self.segment.name.clone(),
+        }
+    }
+
     #[inline]
     fn check_writable(&self) -> Result<()> {
         let active = SegmentState::Active.to_word();
-        let state = self.segment.mapping.state_word().load(Ordering::Relaxed);
-        if state == active && !self.in_child() {
+        let mapping = &self.segment.mapping;
+        let state = mapping.state_word().load(Ordering::Relaxed);
+        if state == active && !self.in_child() && !mapping.lost() {
             return Ok(());
         }
         Err(self.not_writable())
@@ -575,6 +608,9 @@ impl SegmentWriter {
     #[cold]
     fn not_writable(&self) -> ShmError {
         let name = self.segment.name.clone();
+        if self.segment.mapping.lost() {
+            return ShmError::Truncated { name };
+        }
         if self.in_child() {
             return ShmError::SegmentBusy {
                 pid: self.segment.writer_pid(),
@@ -666,10 +702,11 @@ impl SegmentWriter {
 }
 
 impl Drop for SegmentWriter {
-    /// Gives the claim back like [`Self::close`], but removes no file: that is left to `close`, to the
-    /// next cleanup, or to whoever creates the name anew.
+    /// Does what [`Self::close`] does; the files are removed in the background.
     fn drop(&mut self) {
-        self.give_back(true);
+        if self.give_back(true) {
+            reclaim::settle_later(self.segment.clone());
+        }
     }
 }
 

@@ -53,8 +53,8 @@ extern "C" fn in_child() {
 fn install() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // SAFETY: the handlers only use atomics and `close`. glibc drops them when the library that
-        // registered them is unloaded (`__register_atfork` takes the library's handle).
+        super::keep_loaded();
+        // SAFETY: the handlers only use atomics and `close`, and stay loaded.
         let failed =
             unsafe { libc::pthread_atfork(Some(before_fork), Some(in_parent), Some(in_child)) };
         if failed != 0 {

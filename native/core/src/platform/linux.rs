@@ -322,6 +322,25 @@ pub(crate) fn names(path: &Path, fd: BorrowedFd<'_>) -> bool {
     }
 }
 
+/// Keeps the library that holds this code loaded until the process ends: signal and fork handlers and
+/// threads of ours may outlive the module that brought it (a NIF, an extension module).
+pub(crate) fn keep_loaded() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        // SAFETY: a zeroed Dl_info is valid to be written over.
+        let mut info: libc::Dl_info = unsafe { std::mem::zeroed() };
+        let here = keep_loaded as *const libc::c_void;
+        // SAFETY: writes info; the name it points to lives as long as the library.
+        let known = unsafe { libc::dladdr(here, &raw mut info) } != 0;
+        if known && !info.dli_fname.is_null() {
+            let flags = libc::RTLD_NOW | libc::RTLD_NOLOAD | libc::RTLD_NODELETE;
+            // SAFETY: the name is a C string. In a program that is linked statically this fails,
+            // and nothing needs to be kept.
+            unsafe { libc::dlopen(info.dli_fname, flags) };
+        }
+    });
+}
+
 /// Start time of a process in clock ticks since boot (proc(5), field 22), for people; 0 = unknown.
 pub(crate) fn process_start_time(pid: u32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

@@ -12,4 +12,7 @@ pub(crate) use linux::*;
 #[cfg(not(target_os = "linux"))]
 compile_error!("snakepit-shm runs on Linux; other systems need a file in src/platform/");
 
+pub(crate) mod background;
 pub(crate) mod fork;
+pub(crate) mod guard;
+pub(crate) mod watch;

@@ -1,0 +1,341 @@
+//! Taking back what the dead left, and removing what nobody uses (DESIGN 6).
+//!
+//! Everything here is decided under the namespace lock, by the participants' locks and nothing else: a
+//! segment that a living process uses is never touched. Attaching does not take the lock, so a remover
+//! first marks the segment, then looks for readers once more; a reader first takes its table entry, then
+//! looks at the mark. One of the two sees the other.
+
+use crate::error::{Result, ShmError};
+use crate::layout::{MAGIC, SegmentState};
+use crate::mapping::{Access, Mapping};
+use crate::meta::Meta;
+use crate::name::Place;
+use crate::participant::Participant;
+use crate::platform::{self, background};
+use crate::segment::{Segment, corrupted, read_geometry, unlink_files};
+use crate::seqlock::{self, Words};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+use std::time::Duration;
+
+/// How long a crashed writer's segment waits for another to take over, unless configured otherwise.
+pub(crate) const GRACE: Duration = Duration::from_secs(10);
+/// A process without a reaper looks at its namespace no more often than this.
+const OCCASION: Duration = Duration::from_secs(5);
+/// In the key of a table entry that is being cleared; never a key.
+const CLEARING: u64 = u64::MAX;
+
+/// What a segment is, to those who clean up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// A living process may write it.
+    Written(u32),
+    /// Living readers are attached.
+    Read(usize),
+    /// Its writer has gone and may come back within this time.
+    Grace(Duration),
+    /// Nobody uses it, because:
+    Free(&'static str),
+}
+
+/// What a sweep did with a segment.
+#[derive(Debug)]
+pub(crate) struct Swept {
+    pub verdict: Verdict,
+    pub removed: bool,
+    /// Entries of dead readers that were cleared.
+    pub cleared: usize,
+    pub bytes: u64,
+    pub meta: Meta,
+}
+
+/// Clears the table entries of dead readers: pins, waits, then the entry. Under the namespace lock.
+pub(crate) fn clear_dead_readers(mapping: &Mapping, participant: &Participant) -> usize {
+    let high = high(mapping);
+    let mut cleared = 0;
+    for index in 0..high {
+        let key = mapping.reader_key(index).load(Ordering::Acquire);
+        if key == 0 || participant.is_alive(key) {
+            continue;
+        }
+        // Marked first: whoever else clears must not clear what a new reader of this entry sets. A
+        // mark that is there already is of somebody who died with the lock, which is ours now.
+        let marked = mapping.reader_key(index).compare_exchange(
+            key,
+            CLEARING,
+            Ordering::AcqRel,
+            Ordering::Relaxed,
+        );
+        if marked.is_err() {
+            continue; // its process detached in this moment
+        }
+        mapping.reader_pin(index).store(0, Ordering::Relaxed);
+        let waiting = mapping.reader_waiting(index).swap(0, Ordering::Relaxed);
+        let _ = mapping
+            .waiters()
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
+                Some(n.saturating_sub(waiting))
+            });
+        // Release pairs with the Acquire of the reader that takes the entry next.
+        mapping.reader_key(index).store(0, Ordering::Release);
+        cleared += 1;
+    }
+    cleared
+}
+
+fn high(mapping: &Mapping) -> usize {
+    let high = mapping.reader_high().load(Ordering::Acquire) as usize;
+    high.min(mapping.geometry().max_readers)
+}
+
+/// Living readers, by the table.
+fn readers(mapping: &Mapping) -> usize {
+    (0..high(mapping))
+        .filter(|index| mapping.reader_key(*index).load(Ordering::SeqCst) != 0)
+        .count()
+}
+
+/// Whether a segment is in use. Notes when it was first seen without its writer. Under the lock.
+pub(crate) fn verdict(mapping: &Mapping, participant: &Participant, grace: Duration) -> Verdict {
+    let writer = mapping.writer_key().load(Ordering::Acquire);
+    if writer != 0 && participant.is_alive(writer) {
+        let pid = participant.describe(writer).map_or(0, |p| p.pid);
+        return Verdict::Written(pid);
+    }
+    let readers = readers(mapping);
+    if readers > 0 {
+        return Verdict::Read(readers);
+    }
+    let orphaned = mapping.orphaned().load(Ordering::Relaxed);
+    let given_back = writer == 0 && orphaned == 0;
+    if given_back && mapping.state() != Some(SegmentState::Active) {
+        return Verdict::Free("closed by its writer");
+    }
+    let now = platform::monotonic_ns().max(1);
+    let since = match orphaned {
+        // Later than now: scribbled, or from before a restart of the machine.
+        at if at == 0 || at > now => {
+            mapping.orphaned().store(now, Ordering::Relaxed);
+            now
+        }
+        at => at,
+    };
+    match grace.checked_sub(Duration::from_nanos(now - since)) {
+        Some(left) if !left.is_zero() => Verdict::Grace(left),
+        _ if writer == 0 => Verdict::Free("released, and nobody took over"),
+        _ => Verdict::Free("its writer died"),
+    }
+}
+
+/// Removes the files unless somebody attached in this moment. Under the lock.
+fn remove(
+    place: &Place,
+    meta: &Meta,
+    mapping: &Mapping,
+    participant: &Participant,
+) -> Result<bool> {
+    mapping.removed().store(1, Ordering::SeqCst);
+    // Pairs with the fence of a reader that has taken its entry: it sees the mark or we see it.
+    fence(Ordering::SeqCst);
+    clear_dead_readers(mapping, participant);
+    if readers(mapping) > 0 {
+        mapping.removed().store(0, Ordering::SeqCst);
+        return Ok(false);
+    }
+    unlink_files(place, &meta.name, meta)?;
+    tell_closed(mapping);
+    tracing::debug!(name = %meta.name, "removed");
+    Ok(true)
+}
+
+/// Tells those who still have the segment mapped that it has ended.
+pub(crate) fn tell_closed(mapping: &Mapping) {
+    // A sealed segment stays sealed: its views remain valid.
+    let _ = mapping.state_word().compare_exchange(
+        SegmentState::Active.to_word(),
+        SegmentState::Closed.to_word(),
+        Ordering::Release,
+        Ordering::Relaxed,
+    );
+    seqlock::bump_notify(mapping);
+    platform::futex_wake(mapping.notify());
+}
+
+/// Looks at one segment and does what is due. With `dry_run` only looks.
+pub(crate) fn sweep_segment(
+    place: &Place,
+    name: &str,
+    participant: &Participant,
+    grace: Duration,
+    dry_run: bool,
+) -> Result<Swept> {
+    let _lock = participant.lock_namespace()?;
+    let meta = Meta::load(place, name)?;
+    let path = meta.path(place);
+    let file = match platform::open_existing(&path, true) {
+        Ok(file) => file,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return Err(corrupted(name, "its file is missing"));
+        }
+        Err(e) => return Err(ShmError::from_io(name, "open", e)),
+    };
+    let geometry = read_geometry(name, &file)?;
+    if geometry.created_ns != meta.created_ns {
+        return Err(corrupted(name, "metadata and segment do not belong together"));
+    }
+    let mapping = Mapping::new(name, &file, geometry, Access::Writer)?;
+    let cleared = if dry_run {
+        0
+    } else {
+        clear_dead_readers(&mapping, participant)
+    };
+    let verdict = verdict(&mapping, participant, grace);
+    if mapping.lost() {
+        return Err(ShmError::Truncated { name: name.into() });
+    }
+    let free = matches!(verdict, Verdict::Free(_));
+    if !free && mapping.is_removed() {
+        mapping.removed().store(0, Ordering::SeqCst);
+    }
+    let removed = free && !dry_run && remove(place, &meta, &mapping, participant)?;
+    Ok(Swept {
+        verdict,
+        removed,
+        cleared,
+        bytes: geometry.file_len(platform::page_size()) as u64,
+        meta,
+    })
+}
+
+/// Files with our magic and no metadata: their creator or remover died between two steps, or somebody
+/// deleted the `.meta`. The segment's own identity block brings it back, and the usual rules decide.
+pub(crate) fn recover_lost(place: &Place, participant: &Participant) -> Vec<String> {
+    let prefix = format!("{}_", place.namespace);
+    let Ok(files) = std::fs::read_dir(&place.dir) else {
+        return Vec::new();
+    };
+    files
+        .filter_map(|file| file.ok()?.file_name().into_string().ok())
+        .filter(|file| file.starts_with(&prefix) && !file.ends_with(".meta"))
+        .filter_map(|file| recover(place, participant, &file).ok().flatten())
+        .collect()
+}
+
+fn recover(place: &Place, participant: &Participant, file: &str) -> Result<Option<String>> {
+    let failed = |e| ShmError::from_io(file, "recover", e);
+    let path = place.dir.join(file);
+    let opened = platform::open_existing(&path, true).map_err(failed)?;
+    let mut page = [0u8; 4096];
+    let have = platform::read_at(opened.as_fd(), &mut page, 0).map_err(failed)?;
+    if have < page.len() || page[..8] != MAGIC.to_le_bytes() {
+        return Ok(None); // somebody else's file
+    }
+    let Some(meta) = Meta::from_identity(place, file, &page) else {
+        return Ok(None);
+    };
+    let meta_path = place.meta_path(&meta.name)?;
+    if meta_path.symlink_metadata().is_ok() {
+        return Ok(None);
+    }
+    let _lock = participant.lock_namespace()?;
+    // Under the lock nobody is in the middle of creating or removing it.
+    if meta_path.symlink_metadata().is_ok() || !platform::names(&path, opened.as_fd()) {
+        return Ok(None);
+    }
+    let unnamed = platform::Unnamed::create(&place.dir, 0o600).map_err(failed)?;
+    platform::write_at(unnamed.file.as_fd(), &meta.to_json(), 0).map_err(failed)?;
+    unnamed.link(&meta_path).map_err(failed)?;
+    tracing::warn!(name = %meta.name, "metadata found again");
+    Ok(Some(meta.name))
+}
+
+/// Names of a namespace, by its `.meta` files, sorted.
+pub(crate) fn names(place: &Place) -> Result<Vec<String>> {
+    let dir = place.dir.display().to_string();
+    let failed = |e| ShmError::from_io(&dir, "list", e);
+    let mut names = Vec::new();
+    for file in std::fs::read_dir(&place.dir).map_err(failed)? {
+        let file = file.map_err(failed)?.file_name();
+        names.extend(file.to_str().and_then(|f| place.name_of_meta(f)).map(str::to_owned));
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Sweeps a namespace when a process has just joined it, and now and then afterwards in the
+/// background, so that nobody needs a daemon.
+pub(crate) fn on_occasion(place: &Place, participant: &Arc<Participant>) {
+    match participant.sweep_due(OCCASION) {
+        None => {}
+        Some(true) => sweep_namespace(place, participant),
+        Some(false) => {
+            let (place, weak) = (place.clone(), Arc::downgrade(participant));
+            background::run(move || {
+                for name in names(&place).unwrap_or_default() {
+                    // Held only for one segment at a time: the process may be about to leave.
+                    let Some(participant) = weak.upgrade() else { return };
+                    let _ = sweep_segment(&place, &name, &participant, GRACE, false);
+                }
+            });
+        }
+    }
+}
+
+fn sweep_namespace(place: &Place, participant: &Participant) {
+    recover_lost(place, participant);
+    for name in names(place).unwrap_or_default() {
+        if let Err(error) = sweep_segment(place, &name, participant, GRACE, false) {
+            tracing::debug!(%name, %error, "not swept");
+        }
+    }
+}
+
+/// Removes a segment whose writer has closed it, once nobody reads it any more.
+pub(crate) fn settle(segment: &Segment) -> Result<()> {
+    let mapping = &segment.mapping;
+    // Without the lock: most often there is nothing to do.
+    if mapping.writer_key().load(Ordering::Acquire) != 0 || readers(mapping) > 0 {
+        return Ok(());
+    }
+    sweep_own(segment)
+}
+
+/// Waits for a remover that has marked the segment. One that died in the middle has left the mark, and
+/// a scribbler may have set it: the decision is made again.
+pub(crate) fn await_removal(segment: &Segment) -> Result<()> {
+    sweep_own(segment)
+}
+
+/// Sweeps the segment that this process has mapped, unless another has its name by now. Its own
+/// mapping may be a reader's, so it is mapped anew.
+fn sweep_own(segment: &Segment) -> Result<()> {
+    let Some(participant) = &segment.participant else {
+        return Ok(());
+    };
+    if still_named(segment)?.is_none() {
+        return Ok(());
+    }
+    match sweep_segment(&segment.place, &segment.name, participant, GRACE, false) {
+        Ok(_) | Err(ShmError::NotFound { .. }) => Ok(()),
+        Err(other) => Err(other),
+    }
+}
+
+/// The metadata, when the name still stands for this very segment.
+pub(crate) fn still_named(segment: &Segment) -> Result<Option<Meta>> {
+    match Meta::load(&segment.place, &segment.name) {
+        Ok(meta) => Ok((meta.incarnation == segment.incarnation).then_some(meta)),
+        Err(ShmError::NotFound { .. }) => Ok(None),
+        Err(other) => Err(other),
+    }
+}
+
+/// Does [`settle`] where it disturbs nobody; for destructors.
+pub(crate) fn settle_later(segment: Arc<Segment>) {
+    background::run(move || {
+        if let Err(error) = settle(&segment) {
+            tracing::warn!(name = %segment.name, %error, "not removed");
+        }
+    });
+}
