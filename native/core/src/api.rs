@@ -1,10 +1,19 @@
 //! The public names, and the short forms for the default namespace (plan, "API Contracts").
 
 pub use crate::descriptor::{DataFormat, Descriptor, MAX_DIMS};
-pub use crate::discovery::{SegmentDiscovery, SegmentInfo, list_segments};
+pub use crate::discovery::{
+    SegmentChange, SegmentDiscovery, SegmentInfo, SegmentWatch, list_segments,
+};
 pub use crate::handle::Handle;
 pub use crate::inspect::{ReaderReport, SegmentReport, SlotReport};
+pub use crate::lifecycle::{
+    CleanupItem, CleanupOptions, CleanupReport, cleanup_orphaned_segments,
+};
 pub use crate::loan::{Loan, OwnedLoan};
+pub use crate::monitor::{
+    LifecycleManager, Reaper, ReaperEvent, ReaperOptions, ReaperStats, ShmLifecycleManager,
+    ShmUser, evo,
+};
 pub use crate::name::{DEFAULT_DIR, DEFAULT_MODULE, DEFAULT_NAMESPACE, EVO_NAMESPACE, MAX_NAME};
 pub use crate::options::{
     Integrity, Reserve, RunMode, SegmentOptions, Timestamps, round_up_capacity,

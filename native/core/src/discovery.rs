@@ -1,14 +1,26 @@
 //! Which segments there are (FR-006, T037-T041).
+//!
+//! A discovery keeps what it has seen: the directory is watched by inotify, and of each segment the
+//! metadata and a read-only mapping are kept, so that a second list makes no system call but one. Names
+//! are looked up directly, never by listing.
 
 use crate::error::{Result, ShmError};
-use crate::inspect::Look;
-use crate::layout::SegmentState;
+use crate::layout::{SegmentState, publish_word};
+use crate::mapping::{Access, Mapping, SlotWord};
+use crate::meta::Meta;
 use crate::name::{DEFAULT_DIR, DEFAULT_NAMESPACE, Place};
-use crate::participant;
+use crate::participant::{self, Participant};
+use crate::platform::watch::{Change, Poller, Watch};
+use crate::platform::{self};
 use crate::reclaim;
+use crate::segment::{corrupted, read_geometry};
+use crate::seqlock::{self, Words};
 use serde::Serialize;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
-use std::time::SystemTime;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// What a list says about a segment.
 #[derive(Debug, Clone, Serialize)]
@@ -21,7 +33,8 @@ pub struct SegmentInfo {
     pub writer_pid: u32,
     /// When it was created.
     pub created_at: SystemTime,
-    /// When its file was last read or written, as far as the file system keeps it.
+    /// When its current value was published; when it was created before the first value, or without
+    /// timestamps.
     pub last_accessed: SystemTime,
     /// Attached readers.
     pub reader_count: u32,
@@ -39,29 +52,63 @@ pub struct SegmentInfo {
     pub generation: u32,
     /// State.
     pub state: SegmentState,
-    /// Length of the current value, in bytes.
+    /// Length of the current value, in bytes; 0 when there is none or it is being overwritten.
     pub len: usize,
+}
+
+/// A change of what there is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum SegmentChange {
+    /// A segment was created, or appeared anew under a name that was there.
+    Appeared(String),
+    /// A segment was removed.
+    Vanished(String),
 }
 
 /// Finds the segments of a namespace in a directory.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
-/// use snakepit_shm::{SegmentDiscovery, SegmentOptions};
+/// use snakepit_shm::{SegmentChange, SegmentDiscovery, SegmentOptions};
+/// use std::time::Duration;
 ///
+/// let discovery = SegmentDiscovery::new("snakepit", dir.path()).unwrap();
+/// let mut watch = discovery.watch().unwrap();
 /// let writer = SegmentOptions::new("a").dir(dir.path()).create().unwrap();
-/// let found = SegmentDiscovery::new("snakepit", dir.path()).unwrap().list().unwrap();
-/// assert_eq!(found.len(), 1);
+///
+/// let found = discovery.list().unwrap();
 /// assert_eq!((found[0].name.as_str(), found[0].writer_pid), ("a", std::process::id()));
+/// let changes = watch.next(Duration::from_secs(5)).unwrap();
+/// assert_eq!(changes, [SegmentChange::Appeared("a".into())]);
 /// writer.close().unwrap();
 /// ```
 #[derive(Debug)]
 pub struct SegmentDiscovery {
     place: Place,
+    seen: Mutex<Option<Seen>>,
+}
+
+/// What a discovery remembers.
+struct Seen {
+    watch: Watch,
+    segments: BTreeMap<String, Result<Known>>,
+    /// Process ids by participant key: a key never means another process.
+    pids: HashMap<u64, u32>,
+}
+
+struct Known {
+    meta: Meta,
+    mapping: Mapping,
+}
+
+impl std::fmt::Debug for Seen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.segments.keys()).finish()
+    }
 }
 
 impl SegmentDiscovery {
-    /// Of a namespace in a directory.
+    /// Of a namespace in a directory. Nothing is looked at yet.
     ///
     /// # Errors
     ///
@@ -69,52 +116,293 @@ impl SegmentDiscovery {
     pub fn new(namespace: &str, dir: impl AsRef<Path>) -> Result<Self> {
         Ok(Self {
             place: Place::new(dir.as_ref(), namespace)?,
+            seen: Mutex::new(None),
         })
     }
 
-    /// All segments that can be attached, by name. What is broken is left out and logged; it can be
-    /// looked at by name.
+    /// All segments that can be attached, by name. Corrupted ones are in [`Self::corrupted`].
     ///
     /// # Errors
     ///
-    /// [`ShmError::PermissionDenied`] or [`ShmError::Io`] when the directory cannot be read.
+    /// [`ShmError::PermissionDenied`] or [`ShmError::Io`] when the directory cannot be read or
+    /// watched.
     pub fn list(&self) -> Result<Vec<SegmentInfo>> {
-        let names = reclaim::names(&self.place)?;
-        let participant = if names.is_empty() {
+        self.with_seen(|seen, participant| {
+            let mut infos = Vec::with_capacity(seen.segments.len());
+            let mut broken = Vec::new();
+            for (name, known) in &seen.segments {
+                let Ok(known) = known else { continue };
+                match known.info(&mut seen.pids, participant) {
+                    Ok(info) => infos.push(info),
+                    Err(error) => broken.push((name.clone(), error)),
+                }
+            }
+            for (name, error) in broken {
+                tracing::warn!(%name, %error, "isolated");
+                seen.segments.insert(name, Err(error));
+            }
+            infos
+        })
+    }
+
+    /// Segments that nobody can attach to, and what is wrong with each.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::list`].
+    pub fn corrupted(&self) -> Result<Vec<(String, String)>> {
+        self.list()?; // finds what went bad since it was opened
+        self.with_seen(|seen, _| {
+            let broken = seen.segments.iter().filter_map(|(name, known)| {
+                let error = known.as_ref().err()?;
+                Some((name.clone(), error.to_string()))
+            });
+            broken.collect()
+        })
+    }
+
+    /// Tells of changes from now on.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::list`].
+    pub fn watch(&self) -> Result<SegmentWatch> {
+        SegmentWatch::new(self.place.clone())
+    }
+
+    fn with_seen<T>(
+        &self,
+        use_it: impl FnOnce(&mut Seen, Option<&Arc<Participant>>) -> T,
+    ) -> Result<T> {
+        let mut guard = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        match guard.as_mut() {
+            Some(seen) => seen.update(&self.place)?,
+            None => *guard = Some(Seen::new(&self.place)?),
+        }
+        let Some(seen) = guard.as_mut() else {
+            return Err(corrupted(&self.place.namespace, "nothing seen"));
+        };
+        let participant = if seen.segments.is_empty() {
             None
         } else {
             participant::join(&self.place).ok()
         };
-        let mut found = Vec::with_capacity(names.len());
-        for name in names {
-            match Look::open(&self.place, &name, participant.clone()).and_then(|l| info(&l)) {
-                Ok(info) => found.push(info),
-                Err(ShmError::NotFound { .. }) => {} // removed since
-                Err(error) => tracing::warn!(%name, %error, "left out of the list"),
-            }
-        }
-        Ok(found)
+        Ok(use_it(seen, participant.as_ref()))
     }
 }
 
-fn info(look: &Look) -> Result<SegmentInfo> {
-    let meta = &look.meta;
-    Ok(SegmentInfo {
-        name: meta.name.clone(),
-        size: look.geometry.capacity,
-        writer_pid: look.writer().map_or(0, |process| process.pid),
-        created_at: look.created_at(),
-        last_accessed: look.last_accessed(),
-        reader_count: look.readers().len() as u32,
-        namespace: meta.namespace.clone(),
-        module: meta.module.clone(),
-        file: meta.file.clone(),
-        slots: look.geometry.slots,
-        version: look.published()?.0,
-        generation: look.generation(),
-        state: look.state()?,
-        len: look.current()?.map_or(0, |(len, _)| len),
-    })
+impl Seen {
+    fn new(place: &Place) -> Result<Self> {
+        // Watched before it is looked at, so that nothing falls between.
+        let mut seen = Self {
+            watch: watch_directory(place)?,
+            segments: BTreeMap::new(),
+            pids: HashMap::new(),
+        };
+        seen.rescan(place)?;
+        Ok(seen)
+    }
+
+    fn rescan(&mut self, place: &Place) -> Result<()> {
+        self.segments.clear();
+        for name in reclaim::names(place)? {
+            self.look(place, &name);
+        }
+        Ok(())
+    }
+
+    fn update(&mut self, place: &Place) -> Result<()> {
+        for change in self.watch.changes() {
+            match change {
+                Change::Appeared(file) | Change::Vanished(file) => {
+                    if let Some(name) = place.name_of_meta(&file) {
+                        self.look(place, name);
+                    }
+                }
+                Change::Unknown => {
+                    *self = Self::new(place)?;
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at one name anew.
+    fn look(&mut self, place: &Place, name: &str) {
+        match Known::open(place, name) {
+            Err(ShmError::NotFound { .. }) => {
+                self.segments.remove(name);
+            }
+            known => {
+                self.segments.insert(name.to_owned(), known);
+            }
+        }
+    }
+}
+
+impl Known {
+    fn open(place: &Place, name: &str) -> Result<Self> {
+        let meta = Meta::load(place, name)?;
+        let file = platform::open_existing(&meta.path(place), false).map_err(|e| {
+            match e.kind() {
+                std::io::ErrorKind::NotFound => corrupted(name, "its file is missing"),
+                _ => ShmError::from_io(name, "open", e),
+            }
+        })?;
+        let geometry = read_geometry(name, &file)?;
+        if geometry.created_ns != meta.created_ns {
+            return Err(corrupted(name, "metadata and segment do not belong together"));
+        }
+        let mapping = Mapping::new(name, &file, geometry, Access::Observer)?;
+        Ok(Self { meta, mapping })
+    }
+
+    fn info(
+        &self,
+        pids: &mut HashMap<u64, u32>,
+        participant: Option<&Arc<Participant>>,
+    ) -> Result<SegmentInfo> {
+        let (meta, mapping) = (&self.meta, &self.mapping);
+        let broken = |reason| corrupted(&meta.name, reason);
+        let (version, slot) = seqlock::latest(mapping);
+        if slot >= mapping.slots() || version % 2 != 0 {
+            return Err(broken("its publish word names no slot"));
+        }
+        let state = mapping.state().ok_or_else(|| broken("its state is none"))?;
+        if mapping.header_line() != mapping.geometry().encode() {
+            return Err(broken("its header was overwritten"));
+        }
+        let get = |word| mapping.slot_word(slot, word).load(Ordering::Relaxed);
+        let (len, at) = (get(SlotWord::Len), get(SlotWord::Timestamp));
+        let whole = version != 0 && mapping.seq(slot).load(Ordering::Acquire) == version;
+        if mapping.lost() {
+            return Err(ShmError::Truncated {
+                name: meta.name.clone(),
+            });
+        }
+        let key = mapping.writer_key().load(Ordering::Relaxed);
+        let describe = || participant.and_then(|p| p.describe(key)).map_or(0, |p| p.pid);
+        let created_at = since_1970(mapping.geometry().created_ns);
+        Ok(SegmentInfo {
+            name: meta.name.clone(),
+            size: mapping.geometry().capacity,
+            writer_pid: *pids.entry(key).or_insert_with(describe),
+            created_at,
+            last_accessed: if whole && at != 0 {
+                let age = platform::monotonic_ns().saturating_sub(at);
+                SystemTime::now()
+                    .checked_sub(Duration::from_nanos(age))
+                    .unwrap_or(created_at)
+            } else {
+                created_at
+            },
+            reader_count: reclaim::readers(mapping) as u32,
+            namespace: meta.namespace.clone(),
+            module: meta.module.clone(),
+            file: meta.file.clone(),
+            slots: mapping.slots(),
+            version: version.min(publish_word::MAX_VERSION),
+            generation: mapping.generation().load(Ordering::Relaxed),
+            state,
+            len: if whole { len as usize } else { 0 },
+        })
+    }
+}
+
+fn since_1970(ns: u64) -> SystemTime {
+    UNIX_EPOCH
+        .checked_add(Duration::from_nanos(ns))
+        .unwrap_or(UNIX_EPOCH)
+}
+
+fn watch_directory(place: &Place) -> Result<Watch> {
+    Watch::directory(&place.dir)
+        .map_err(|e| ShmError::from_io(&place.dir.display().to_string(), "watch", e))
+}
+
+/// Changes of a namespace, as they happen.
+pub struct SegmentWatch {
+    place: Place,
+    watch: Watch,
+    poller: Poller,
+    known: Vec<String>,
+}
+
+impl SegmentWatch {
+    fn new(place: Place) -> Result<Self> {
+        let failed = |e| ShmError::from_io(&place.namespace, "watch", e);
+        let watch = watch_directory(&place)?;
+        let poller = Poller::new().map_err(failed)?;
+        poller.add(&watch, 0).map_err(failed)?;
+        Ok(Self {
+            known: reclaim::names(&place)?,
+            place,
+            watch,
+            poller,
+        })
+    }
+
+    /// The next changes; none when there was none within `timeout`. When the system lost events, what
+    /// is there is compared with what was.
+    ///
+    /// # Errors
+    ///
+    /// [`ShmError::Io`] when the directory is gone.
+    pub fn next(&mut self, timeout: Duration) -> Result<Vec<SegmentChange>> {
+        let until = Instant::now() + timeout;
+        loop {
+            let changes = self.drain()?;
+            let left = until.saturating_duration_since(Instant::now());
+            if !changes.is_empty() || left.is_zero() {
+                return Ok(changes);
+            }
+            self.poller
+                .wait(left)
+                .map_err(|e| ShmError::from_io(&self.place.namespace, "watch", e))?;
+        }
+    }
+
+    fn drain(&mut self) -> Result<Vec<SegmentChange>> {
+        let mut changes = Vec::new();
+        for change in self.watch.changes() {
+            match change {
+                Change::Appeared(file) => {
+                    if let Some(name) = self.place.name_of_meta(&file) {
+                        self.known.push(name.to_owned());
+                        changes.push(SegmentChange::Appeared(name.to_owned()));
+                    }
+                }
+                Change::Vanished(file) => {
+                    if let Some(name) = self.place.name_of_meta(&file) {
+                        self.known.retain(|known| known != name);
+                        changes.push(SegmentChange::Vanished(name.to_owned()));
+                    }
+                }
+                Change::Unknown => {
+                    let there = reclaim::names(&self.place)?;
+                    for name in &self.known {
+                        if !there.contains(name) {
+                            changes.push(SegmentChange::Vanished(name.clone()));
+                        }
+                    }
+                    for name in &there {
+                        if !self.known.contains(name) {
+                            changes.push(SegmentChange::Appeared(name.clone()));
+                        }
+                    }
+                    self.known = there;
+                }
+            }
+        }
+        Ok(changes)
+    }
+}
+
+impl std::fmt::Debug for SegmentWatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("SegmentWatch").field(&self.place).finish()
+    }
 }
 
 /// Segments of the default namespace in `/dev/shm` (plan, "API Contracts").

@@ -116,9 +116,9 @@ pub struct SlotReport {
 }
 
 /// A segment's file, opened to be looked at.
-pub(crate) struct Look {
-    pub meta: Meta,
-    pub geometry: Geometry,
+struct Look {
+    meta: Meta,
+    geometry: Geometry,
     file: File,
     file_len: u64,
     head: [u8; 256],
@@ -134,7 +134,7 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 }
 
 impl Look {
-    pub(crate) fn open(
+    fn open(
         place: &Place,
         name: &str,
         participant: Option<Arc<Participant>>,
@@ -166,21 +166,21 @@ impl Look {
         bytes
     }
 
-    pub(crate) fn state(&self) -> Result<SegmentState> {
+    fn state(&self) -> Result<SegmentState> {
         SegmentState::from_word(u32_at(&self.head, header::STATE))
             .ok_or_else(|| corrupted(&self.meta.name, "its state is none"))
     }
 
-    pub(crate) fn generation(&self) -> u32 {
+    fn generation(&self) -> u32 {
         u32_at(&self.head, header::GENERATION)
     }
 
-    pub(crate) fn writer(&self) -> Option<ProcessInfo> {
+    fn writer(&self) -> Option<ProcessInfo> {
         let key = u64_at(&self.head, header::WRITER);
         self.participant.as_ref()?.describe(key)
     }
 
-    pub(crate) fn published(&self) -> Result<(u64, usize)> {
+    fn published(&self) -> Result<(u64, usize)> {
         let (version, slot) = publish_word::unpack(u64_at(&self.head, header::PUBLISH));
         if slot < self.geometry.slots && version % 2 == 0 {
             return Ok((version, slot));
@@ -193,7 +193,7 @@ impl Look {
     }
 
     /// Length and timestamp of the current value, unless it is being overwritten.
-    pub(crate) fn current(&self) -> Result<Option<(usize, u64)>> {
+    fn current(&self) -> Result<Option<(usize, u64)>> {
         let (version, at) = self.published()?;
         let bytes = self.slot(at);
         let len = u64_at(&bytes, slot::LEN);
@@ -204,7 +204,7 @@ impl Look {
         Ok(whole.then(|| (len as usize, u64_at(&bytes, slot::TIMESTAMP))))
     }
 
-    pub(crate) fn readers(&self) -> Vec<ReaderReport> {
+    fn readers(&self) -> Vec<ReaderReport> {
         let control: [u8; 8] = self.read(self.geometry.control);
         let high = (u32_at(&control, control::HIGH) as usize).min(self.geometry.max_readers);
         let mut table = vec![0u8; high * READER_ENTRY];
@@ -227,17 +227,9 @@ impl Look {
             .collect()
     }
 
-    pub(crate) fn created_at(&self) -> SystemTime {
+    fn created_at(&self) -> SystemTime {
         UNIX_EPOCH
             .checked_add(Duration::from_nanos(self.geometry.created_ns))
-            .unwrap_or(UNIX_EPOCH)
-    }
-
-    /// When the file was last read or written, as far as the file system keeps it.
-    pub(crate) fn last_accessed(&self) -> SystemTime {
-        let times = self.file.metadata().ok();
-        times
-            .and_then(|t| t.accessed().ok().max(t.modified().ok()))
             .unwrap_or(UNIX_EPOCH)
     }
 

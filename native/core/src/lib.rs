@@ -27,7 +27,8 @@
 //! # Layers
 //!
 //! Each module uses only those to its left: `error, sync, layout` → `copy, seqlock` → `platform` →
-//! `mapping` → `name, participant` → `segment` → `writer, reader` → `discovery` → `lib`. Unsafe code
+//! `mapping` → `name, participant` → `segment, reclaim` → `writer, reader` → `discovery, lifecycle` →
+//! `monitor` → `lib`. Unsafe code
 //! is in `mapping`, `copy` and `platform` alone.
 
 #![deny(unsafe_code)]
@@ -51,12 +52,16 @@ mod handle;
 #[cfg(not(loom))]
 mod inspect;
 #[cfg(not(loom))]
+mod lifecycle;
+#[cfg(not(loom))]
 mod loan;
 #[cfg(not(loom))]
 #[allow(unsafe_code)]
 mod mapping;
 #[cfg(not(loom))]
 mod meta;
+#[cfg(not(loom))]
+mod monitor;
 #[cfg(not(loom))]
 mod name;
 #[cfg(not(loom))]

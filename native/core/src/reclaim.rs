@@ -90,7 +90,7 @@ fn high(mapping: &Mapping) -> usize {
 }
 
 /// Living readers, by the table.
-fn readers(mapping: &Mapping) -> usize {
+pub(crate) fn readers(mapping: &Mapping) -> usize {
     (0..high(mapping))
         .filter(|index| mapping.reader_key(*index).load(Ordering::SeqCst) != 0)
         .count()
@@ -248,6 +248,18 @@ fn recover(place: &Place, participant: &Participant, file: &str) -> Result<Optio
     unnamed.link(&meta_path).map_err(failed)?;
     tracing::warn!(name = %meta.name, "metadata found again");
     Ok(Some(meta.name))
+}
+
+/// Removes a segment that cannot be opened. What can be said of its files is: they are its own.
+pub(crate) fn remove_broken(place: &Place, participant: &Participant, name: &str) -> Result<()> {
+    let _lock = participant.lock_namespace()?;
+    match Meta::load(place, name) {
+        Ok(meta) => unlink_files(place, name, &meta),
+        // Metadata that names no file of its own: only it can be removed.
+        Err(ShmError::Corrupted { .. }) => std::fs::remove_file(place.meta_path(name)?)
+            .map_err(|e| ShmError::from_io(name, "remove", e)),
+        Err(other) => Err(other),
+    }
 }
 
 /// Names of a namespace, by its `.meta` files, sorted.

@@ -1,0 +1,484 @@
+//! The reaper: a thread that notices deaths at once and cleans up after them (FR-008, SC-006), and the
+//! supervisor's traits of the plan.
+
+use crate::error::{Resource, Result, ShmError};
+use crate::lifecycle::{CleanupOptions, CleanupReport};
+use crate::name::Place;
+use crate::options::RunMode;
+use crate::participant::{self, Participant};
+use crate::platform::watch::{Bell, Poller, Watch, process_descriptor};
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// The controller's segments (plan, "Module-specific segment ownership").
+pub mod evo {
+    /// Exclusive writer: control unit.
+    pub const CONTROL_UNIT_SEGMENT: &str = "control_state";
+    /// Exclusive writer: HAL.
+    pub const HAL_INPUT_SEGMENT: &str = "phys_input_io";
+    /// Exclusive writer: recipe executor.
+    pub const RECIPE_OUTPUT_SEGMENT: &str = "phys_output_io";
+    /// Exclusive writer: API liaison.
+    pub const API_COMMAND_SEGMENT: &str = "commands_config";
+}
+
+/// How a [`Reaper`] works.
+#[derive(Debug, Clone)]
+pub struct ReaperOptions {
+    cleanup: CleanupOptions,
+    mode: RunMode,
+    interval: Option<Duration>,
+}
+
+impl ReaperOptions {
+    /// Of a namespace in a directory: at once by pidfd, a sweep every second besides, 10 s grace.
+    pub fn new(namespace: impl Into<String>, dir: impl Into<PathBuf>) -> Self {
+        Self {
+            cleanup: CleanupOptions::new(namespace, dir),
+            mode: RunMode::RealTime,
+            interval: None,
+        }
+    }
+
+    /// `Simulation` notices deaths by the sweep alone.
+    pub fn mode(mut self, mode: RunMode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// Time between sweeps: 1 s unless given, 5 s in `Simulation`.
+    pub fn interval(mut self, interval: Duration) -> Self {
+        self.interval = Some(interval.max(Duration::from_millis(1)));
+        self
+    }
+
+    /// How long a crashed writer's segment waits for a takeover.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.cleanup = self.cleanup.grace(grace);
+        self
+    }
+
+    fn every(&self) -> Duration {
+        self.interval.unwrap_or(match self.mode {
+            RunMode::RealTime => Duration::from_secs(1),
+            RunMode::Simulation => Duration::from_secs(5),
+        })
+    }
+}
+
+/// What a [`Reaper`] tells its listener.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum ReaperEvent {
+    /// A process of the namespace ended.
+    ProcessEnded {
+        /// Its id.
+        pid: u32,
+        /// Its name.
+        name: String,
+    },
+    /// A sweep that removed, cleared, recovered or found something corrupted.
+    Swept(CleanupReport),
+    /// A sweep that failed.
+    Failed {
+        /// Why.
+        error: String,
+    },
+}
+
+type Listener = Box<dyn Fn(&ReaperEvent) + Send>;
+
+/// Counters of a [`Reaper`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReaperStats {
+    /// Processes watched now.
+    pub watched: u64,
+    /// Deaths noticed.
+    pub deaths: u64,
+    /// Sweeps made.
+    pub sweeps: u64,
+    /// Segments removed.
+    pub removed: u64,
+}
+
+#[derive(Default)]
+struct Shared {
+    stop: AtomicBool,
+    watched: AtomicU64,
+    deaths: AtomicU64,
+    sweeps: AtomicU64,
+    removed: AtomicU64,
+}
+
+/// A thread that cleans up a namespace until it is dropped. Any number of processes may run one.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// use snakepit_shm::{Reaper, ReaperOptions};
+/// let reaper = Reaper::start(ReaperOptions::new("docs", dir.path()), |event| println!("{event:?}")).unwrap();
+/// assert_eq!(reaper.stats().removed, 0);
+/// drop(reaper);
+/// ```
+pub struct Reaper {
+    shared: Arc<Shared>,
+    bell: Arc<Bell>,
+    thread: Option<JoinHandle<()>>,
+}
+
+const BELL: u64 = 0; // never a participant's key
+const TABLE: u64 = u64::MAX;
+
+impl Reaper {
+    /// Starts the thread; `listener` is called on it.
+    ///
+    /// # Errors
+    ///
+    /// [`ShmError::InvalidName`], [`ShmError::PermissionDenied`], [`ShmError::ResourceExhausted`]
+    /// (descriptors, threads), [`ShmError::Io`].
+    pub fn start(
+        options: ReaperOptions,
+        listener: impl Fn(&ReaperEvent) + Send + 'static,
+    ) -> Result<Self> {
+        let namespace = options.cleanup.namespace.clone();
+        let place = Place::new(&options.cleanup.dir, &namespace)?;
+        let failed = |e| ShmError::from_io(&namespace, "watch", e);
+        let participant = participant::join(&place)?;
+        let bell = Arc::new(Bell::new().map_err(failed)?);
+        let poller = Poller::new().map_err(failed)?;
+        poller.add(&*bell, BELL).map_err(failed)?;
+        let table = match options.mode {
+            RunMode::RealTime => {
+                let watch = Watch::file(&place.participants_path()).map_err(failed)?;
+                poller.add(&watch, TABLE).map_err(failed)?;
+                Some(watch)
+            }
+            RunMode::Simulation => None,
+        };
+        let shared = Arc::new(Shared::default());
+        let mut run = Run {
+            options,
+            place,
+            participant,
+            poller,
+            table,
+            watched: HashMap::new(),
+            told: Vec::new(),
+            shared: shared.clone(),
+            bell: bell.clone(),
+            listener: Box::new(listener),
+        };
+        crate::platform::keep_loaded();
+        let thread = std::thread::Builder::new()
+            .name("shm-reaper".into())
+            .spawn(move || run.forever())
+            .map_err(|_| ShmError::ResourceExhausted {
+                name: Some(namespace),
+                resource: Resource::Threads,
+                needed: 1,
+                available: None,
+            })?;
+        Ok(Self {
+            shared,
+            bell,
+            thread: Some(thread),
+        })
+    }
+
+    /// Sweeps as soon as possible.
+    pub fn sweep_now(&self) {
+        self.bell.ring();
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> ReaperStats {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        ReaperStats {
+            watched: get(&self.shared.watched),
+            deaths: get(&self.shared.deaths),
+            sweeps: get(&self.shared.sweeps),
+            removed: get(&self.shared.removed),
+        }
+    }
+}
+
+impl std::fmt::Debug for Reaper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reaper").field("stats", &self.stats()).finish()
+    }
+}
+
+impl Drop for Reaper {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        self.bell.ring();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What the thread works with.
+struct Run {
+    options: ReaperOptions,
+    place: Place,
+    participant: Arc<Participant>,
+    poller: Poller,
+    table: Option<Watch>,
+    /// A pidfd for each living process of the namespace, by its key.
+    watched: HashMap<u64, (OwnedFd, participant::ProcessInfo)>,
+    /// Corrupted segments that were told of already.
+    told: Vec<String>,
+    shared: Arc<Shared>,
+    bell: Arc<Bell>,
+    listener: Listener,
+}
+
+impl Run {
+    fn forever(&mut self) {
+        let every = self.options.every();
+        let mut due = Some(Duration::ZERO);
+        let mut swept = Instant::now();
+        while !self.shared.stop.load(Ordering::SeqCst) {
+            let mut now = due.is_some_and(|due| swept.elapsed() >= due) || swept.elapsed() >= every;
+            if !now {
+                let next = due.map_or(every, |due| due.min(every));
+                let wait = next.saturating_sub(swept.elapsed());
+                match self.poller.wait(wait) {
+                    Ok(tokens) => now = self.handle(&tokens),
+                    Err(error) => {
+                        self.tell(&ReaperEvent::Failed {
+                            error: error.to_string(),
+                        });
+                        std::thread::sleep(every.min(Duration::from_millis(100)));
+                    }
+                }
+            }
+            if now {
+                self.watch_processes();
+                swept = Instant::now();
+                due = self.sweep();
+            }
+        }
+    }
+
+    /// Returns whether a sweep is due.
+    fn handle(&mut self, tokens: &[u64]) -> bool {
+        let mut sweep = false;
+        for token in tokens {
+            match *token {
+                BELL => {
+                    self.bell.silence();
+                    sweep = true;
+                }
+                TABLE => {
+                    if let Some(table) = &self.table {
+                        table.changes();
+                    }
+                    self.watch_processes();
+                }
+                key => {
+                    if let Some((_, process)) = self.watched.remove(&key) {
+                        self.count_watched();
+                        self.shared.deaths.fetch_add(1, Ordering::Relaxed);
+                        self.tell(&ReaperEvent::ProcessEnded {
+                            pid: process.pid,
+                            name: process.name,
+                        });
+                    }
+                    sweep = true;
+                }
+            }
+        }
+        sweep
+    }
+
+    /// Opens a pidfd for every process that has registered since. One that cannot be opened (another
+    /// pid namespace, out of descriptors) is left to the sweep.
+    fn watch_processes(&mut self) {
+        if self.table.is_none() {
+            return;
+        }
+        let living = self.participant.others();
+        self.watched
+            .retain(|key, _| living.iter().any(|(other, _)| other == key));
+        for (key, process) in living {
+            if self.watched.contains_key(&key) {
+                continue;
+            }
+            let Ok(fd) = process_descriptor(process.pid) else {
+                continue;
+            };
+            // The pid may be another's by now: the lock says whether it still is this one.
+            if self.participant.is_alive(key) && self.poller.add(&fd, key).is_ok() {
+                self.watched.insert(key, (fd, process));
+            }
+        }
+        self.count_watched();
+    }
+
+    fn count_watched(&self) {
+        self.shared
+            .watched
+            .store(self.watched.len() as u64, Ordering::Relaxed);
+    }
+
+    /// Returns when the next segment is due.
+    fn sweep(&mut self) -> Option<Duration> {
+        let mut report = CleanupReport::default();
+        let result = self
+            .options
+            .cleanup
+            .sweep(&self.place, &self.participant, &mut report);
+        self.shared.sweeps.fetch_add(1, Ordering::Relaxed);
+        self.shared
+            .removed
+            .fetch_add(report.removed.len() as u64, Ordering::Relaxed);
+        let due = report.next_due;
+        match result {
+            Err(error) => self.tell(&ReaperEvent::Failed {
+                error: error.to_string(),
+            }),
+            Ok(()) => {
+                let broken: Vec<_> = report.corrupted.iter().map(|c| c.name.clone()).collect();
+                let news = broken.iter().any(|name| !self.told.contains(name));
+                self.told = broken;
+                let notable = !report.removed.is_empty()
+                    || news
+                    || !report.recovered.is_empty()
+                    || report.cleared_readers > 0;
+                if notable {
+                    self.tell(&ReaperEvent::Swept(report));
+                }
+            }
+        }
+        due
+    }
+
+    fn tell(&self, event: &ReaperEvent) {
+        (self.listener)(event);
+    }
+}
+
+/// What a supervisor does for shared memory (plan, "Integration Contracts"; there without `self`, here
+/// with it, so that one process can supervise several namespaces).
+pub trait ShmLifecycleManager {
+    /// Starts noticing deaths and cleaning up.
+    ///
+    /// # Errors
+    ///
+    /// As [`Reaper::start`].
+    fn initialize_shm_subsystem(&self) -> Result<()>;
+    /// Has `handler` called after each cleanup that removed something.
+    fn register_cleanup_handler(&self, handler: Box<dyn Fn() + Send>);
+    /// Cleans up now; returns how many segments were removed.
+    ///
+    /// # Errors
+    ///
+    /// As [`CleanupOptions::run`].
+    fn periodic_cleanup(&self) -> Result<usize>;
+    /// Cleans up now and grants crashed writers no grace.
+    ///
+    /// # Errors
+    ///
+    /// As [`CleanupOptions::run`].
+    fn emergency_cleanup(&self) -> Result<()>;
+}
+
+/// A process that owns a segment (plan, "RT module integration pattern").
+pub trait ShmUser {
+    /// Name of its segment.
+    fn segment_name(&self) -> &str;
+    /// Capacity of its segment, in bytes.
+    fn segment_size(&self) -> usize;
+    /// Creates or takes over its segment.
+    ///
+    /// # Errors
+    ///
+    /// As [`SegmentOptions::create`](crate::SegmentOptions::create) and
+    /// [`SegmentOptions::attach_writer`](crate::SegmentOptions::attach_writer).
+    fn initialize_shm(&mut self) -> Result<()>;
+    /// Gives its segment up.
+    ///
+    /// # Errors
+    ///
+    /// As [`SegmentWriter::close`](crate::SegmentWriter::close).
+    fn shutdown_shm(&mut self) -> Result<()>;
+}
+
+/// Supervises one namespace.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// use snakepit_shm::{LifecycleManager, ReaperOptions, ShmLifecycleManager};
+///
+/// let manager = LifecycleManager::new(ReaperOptions::new("evo", dir.path()));
+/// manager.register_cleanup_handler(Box::new(|| println!("cleaned up")));
+/// manager.initialize_shm_subsystem().unwrap();
+/// assert_eq!(manager.periodic_cleanup().unwrap(), 0);
+/// manager.emergency_cleanup().unwrap();
+/// ```
+pub struct LifecycleManager {
+    options: ReaperOptions,
+    reaper: Mutex<Option<Reaper>>,
+    handlers: Arc<Mutex<Vec<Box<dyn Fn() + Send>>>>,
+}
+
+impl LifecycleManager {
+    /// Does nothing until it is initialized.
+    pub fn new(options: ReaperOptions) -> Self {
+        Self {
+            options,
+            reaper: Mutex::new(None),
+            handlers: Arc::default(),
+        }
+    }
+
+    fn clean(&self, cleanup: &CleanupOptions) -> Result<usize> {
+        let removed = cleanup.run()?.removed.len();
+        if removed > 0 {
+            call(&self.handlers);
+        }
+        Ok(removed)
+    }
+}
+
+fn call(handlers: &Mutex<Vec<Box<dyn Fn() + Send>>>) {
+    let handlers = handlers.lock().unwrap_or_else(PoisonError::into_inner);
+    handlers.iter().for_each(|handler| handler());
+}
+
+impl ShmLifecycleManager for LifecycleManager {
+    fn initialize_shm_subsystem(&self) -> Result<()> {
+        let mut reaper = self.reaper.lock().unwrap_or_else(PoisonError::into_inner);
+        if reaper.is_none() {
+            let handlers = self.handlers.clone();
+            *reaper = Some(Reaper::start(self.options.clone(), move |event| {
+                if matches!(event, ReaperEvent::Swept(report) if !report.removed.is_empty()) {
+                    call(&handlers);
+                }
+            })?);
+        }
+        Ok(())
+    }
+
+    fn register_cleanup_handler(&self, handler: Box<dyn Fn() + Send>) {
+        self.handlers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(handler);
+    }
+
+    fn periodic_cleanup(&self) -> Result<usize> {
+        self.clean(&self.options.cleanup)
+    }
+
+    fn emergency_cleanup(&self) -> Result<()> {
+        let at_once = self.options.cleanup.clone().grace(Duration::ZERO);
+        self.clean(&at_once).map(drop)
+    }
+}
