@@ -6,9 +6,7 @@ pub use crate::discovery::{
 };
 pub use crate::handle::Handle;
 pub use crate::inspect::{ReaderReport, SegmentReport, SlotReport};
-pub use crate::lifecycle::{
-    CleanupItem, CleanupOptions, CleanupReport, cleanup_orphaned_segments,
-};
+pub use crate::lifecycle::{CleanupItem, CleanupOptions, CleanupReport, cleanup_orphaned_segments};
 pub use crate::loan::{Loan, OwnedLoan};
 pub use crate::monitor::{
     LifecycleManager, Reaper, ReaperEvent, ReaperOptions, ReaperStats, ShmLifecycleManager,

@@ -1,8 +1,9 @@
 //! Which segments there are (FR-006, T037-T041).
 //!
-//! A discovery keeps what it has seen: the directory is watched by inotify, and of each segment the
-//! metadata and a read-only mapping are kept, so that a second list makes no system call but one. Names
-//! are looked up directly, never by listing.
+//! A discovery that is asked a second time keeps what it sees: the directory is watched by inotify, and
+//! of each segment the metadata and a read-only mapping are kept, so that the next list makes no system
+//! call but one. (The first list watches nothing: ending a watch costs milliseconds in the kernel, which
+//! whoever lists once should not pay.) Names are looked up directly, never by listing.
 
 use crate::error::{Result, ShmError};
 use crate::layout::{SegmentState, publish_word};
@@ -16,7 +17,7 @@ use crate::reclaim;
 use crate::segment::{corrupted, read_geometry};
 use crate::seqlock::{self, Words};
 use serde::Serialize;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -85,12 +86,20 @@ pub enum SegmentChange {
 #[derive(Debug)]
 pub struct SegmentDiscovery {
     place: Place,
-    seen: Mutex<Option<Seen>>,
+    seen: Mutex<Memory>,
 }
 
-/// What a discovery remembers.
+/// What a discovery remembers, from its second list on.
+#[derive(Debug, Default)]
+enum Memory {
+    #[default]
+    Fresh,
+    AskedOnce,
+    Keeps(Seen),
+}
+
 struct Seen {
-    watch: Watch,
+    watch: Option<Watch>,
     segments: BTreeMap<String, Result<Known>>,
     /// Process ids by participant key: a key never means another process.
     pids: HashMap<u64, u32>,
@@ -116,7 +125,7 @@ impl SegmentDiscovery {
     pub fn new(namespace: &str, dir: impl AsRef<Path>) -> Result<Self> {
         Ok(Self {
             place: Place::new(dir.as_ref(), namespace)?,
-            seen: Mutex::new(None),
+            seen: Mutex::default(),
         })
     }
 
@@ -127,22 +136,7 @@ impl SegmentDiscovery {
     /// [`ShmError::PermissionDenied`] or [`ShmError::Io`] when the directory cannot be read or
     /// watched.
     pub fn list(&self) -> Result<Vec<SegmentInfo>> {
-        self.with_seen(|seen, participant| {
-            let mut infos = Vec::with_capacity(seen.segments.len());
-            let mut broken = Vec::new();
-            for (name, known) in &seen.segments {
-                let Ok(known) = known else { continue };
-                match known.info(&mut seen.pids, participant) {
-                    Ok(info) => infos.push(info),
-                    Err(error) => broken.push((name.clone(), error)),
-                }
-            }
-            for (name, error) in broken {
-                tracing::warn!(%name, %error, "isolated");
-                seen.segments.insert(name, Err(error));
-            }
-            infos
-        })
+        self.with_seen(Seen::list)
     }
 
     /// Segments that nobody can attach to, and what is wrong with each.
@@ -151,8 +145,8 @@ impl SegmentDiscovery {
     ///
     /// As [`Self::list`].
     pub fn corrupted(&self) -> Result<Vec<(String, String)>> {
-        self.list()?; // finds what went bad since it was opened
-        self.with_seen(|seen, _| {
+        self.with_seen(|seen, participant| {
+            seen.list(participant); // finds what went bad since it was opened
             let broken = seen.segments.iter().filter_map(|(name, known)| {
                 let error = known.as_ref().err()?;
                 Some((name.clone(), error.to_string()))
@@ -174,13 +168,27 @@ impl SegmentDiscovery {
         &self,
         use_it: impl FnOnce(&mut Seen, Option<&Arc<Participant>>) -> T,
     ) -> Result<T> {
-        let mut guard = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        match guard.as_mut() {
-            Some(seen) => seen.update(&self.place)?,
-            None => *guard = Some(Seen::new(&self.place)?),
-        }
-        let Some(seen) = guard.as_mut() else {
-            return Err(corrupted(&self.place.namespace, "nothing seen"));
+        let mut memory = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut once;
+        let seen = match &mut *memory {
+            Memory::Fresh => {
+                *memory = Memory::AskedOnce;
+                once = Seen::new(&self.place, None)?;
+                &mut once
+            }
+            Memory::Keeps(seen) => {
+                seen.update(&self.place)?;
+                seen
+            }
+            asked @ Memory::AskedOnce => {
+                // Watched before it is looked at, so that nothing falls between.
+                let watch = watch_directory(&self.place)?;
+                *asked = Memory::Keeps(Seen::new(&self.place, Some(watch))?);
+                let Memory::Keeps(seen) = asked else {
+                    return Err(corrupted(&self.place.namespace, "nothing seen"));
+                };
+                seen
+            }
         };
         let participant = if seen.segments.is_empty() {
             None
@@ -192,27 +200,38 @@ impl SegmentDiscovery {
 }
 
 impl Seen {
-    fn new(place: &Place) -> Result<Self> {
-        // Watched before it is looked at, so that nothing falls between.
+    fn new(place: &Place, watch: Option<Watch>) -> Result<Self> {
         let mut seen = Self {
-            watch: watch_directory(place)?,
+            watch,
             segments: BTreeMap::new(),
             pids: HashMap::new(),
         };
-        seen.rescan(place)?;
+        for name in reclaim::names(place)? {
+            seen.look(place, &name);
+        }
         Ok(seen)
     }
 
-    fn rescan(&mut self, place: &Place) -> Result<()> {
-        self.segments.clear();
-        for name in reclaim::names(place)? {
-            self.look(place, &name);
+    fn list(&mut self, participant: Option<&Arc<Participant>>) -> Vec<SegmentInfo> {
+        let mut infos = Vec::with_capacity(self.segments.len());
+        let mut broken = Vec::new();
+        for (name, known) in &self.segments {
+            let Ok(known) = known else { continue };
+            match known.info(&mut self.pids, participant) {
+                Ok(info) => infos.push(info),
+                Err(error) => broken.push((name.clone(), error)),
+            }
         }
-        Ok(())
+        for (name, error) in broken {
+            tracing::warn!(%name, %error, "isolated");
+            self.segments.insert(name, Err(error));
+        }
+        infos
     }
 
     fn update(&mut self, place: &Place) -> Result<()> {
-        for change in self.watch.changes() {
+        let changes = self.watch.as_ref().map(Watch::changes);
+        for change in changes.unwrap_or_default() {
             match change {
                 Change::Appeared(file) | Change::Vanished(file) => {
                     if let Some(name) = place.name_of_meta(&file) {
@@ -220,7 +239,9 @@ impl Seen {
                     }
                 }
                 Change::Unknown => {
-                    *self = Self::new(place)?;
+                    // Lost events, or the directory itself was replaced.
+                    let watch = watch_directory(place)?;
+                    *self = Self::new(place, Some(watch))?;
                     return Ok(());
                 }
             }
@@ -244,15 +265,17 @@ impl Seen {
 impl Known {
     fn open(place: &Place, name: &str) -> Result<Self> {
         let meta = Meta::load(place, name)?;
-        let file = platform::open_existing(&meta.path(place), false).map_err(|e| {
-            match e.kind() {
+        let file =
+            platform::open_existing(&meta.path(place), false).map_err(|e| match e.kind() {
                 std::io::ErrorKind::NotFound => corrupted(name, "its file is missing"),
                 _ => ShmError::from_io(name, "open", e),
-            }
-        })?;
+            })?;
         let geometry = read_geometry(name, &file)?;
         if geometry.created_ns != meta.created_ns {
-            return Err(corrupted(name, "metadata and segment do not belong together"));
+            return Err(corrupted(
+                name,
+                "metadata and segment do not belong together",
+            ));
         }
         let mapping = Mapping::new(name, &file, geometry, Access::Observer)?;
         Ok(Self { meta, mapping })
@@ -282,7 +305,11 @@ impl Known {
             });
         }
         let key = mapping.writer_key().load(Ordering::Relaxed);
-        let describe = || participant.and_then(|p| p.describe(key)).map_or(0, |p| p.pid);
+        let describe = || {
+            participant
+                .and_then(|p| p.describe(key))
+                .map_or(0, |p| p.pid)
+        };
         let created_at = since_1970(mapping.geometry().created_ns);
         Ok(SegmentInfo {
             name: meta.name.clone(),
@@ -326,7 +353,7 @@ pub struct SegmentWatch {
     place: Place,
     watch: Watch,
     poller: Poller,
-    known: Vec<String>,
+    known: BTreeSet<String>,
 }
 
 impl SegmentWatch {
@@ -336,7 +363,7 @@ impl SegmentWatch {
         let poller = Poller::new().map_err(failed)?;
         poller.add(&watch, 0).map_err(failed)?;
         Ok(Self {
-            known: reclaim::names(&place)?,
+            known: reclaim::names(&place)?.into_iter().collect(),
             place,
             watch,
             poller,
@@ -369,28 +396,22 @@ impl SegmentWatch {
             match change {
                 Change::Appeared(file) => {
                     if let Some(name) = self.place.name_of_meta(&file) {
-                        self.known.push(name.to_owned());
+                        self.known.insert(name.to_owned());
                         changes.push(SegmentChange::Appeared(name.to_owned()));
                     }
                 }
                 Change::Vanished(file) => {
                     if let Some(name) = self.place.name_of_meta(&file) {
-                        self.known.retain(|known| known != name);
+                        self.known.remove(name);
                         changes.push(SegmentChange::Vanished(name.to_owned()));
                     }
                 }
                 Change::Unknown => {
-                    let there = reclaim::names(&self.place)?;
-                    for name in &self.known {
-                        if !there.contains(name) {
-                            changes.push(SegmentChange::Vanished(name.clone()));
-                        }
-                    }
-                    for name in &there {
-                        if !self.known.contains(name) {
-                            changes.push(SegmentChange::Appeared(name.clone()));
-                        }
-                    }
+                    let there = reclaim::names(&self.place)?.into_iter().collect();
+                    let gone = self.known.difference(&there).cloned();
+                    changes.extend(gone.map(SegmentChange::Vanished));
+                    let new = there.difference(&self.known).cloned();
+                    changes.extend(new.map(SegmentChange::Appeared));
                     self.known = there;
                 }
             }

@@ -134,11 +134,7 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 }
 
 impl Look {
-    fn open(
-        place: &Place,
-        name: &str,
-        participant: Option<Arc<Participant>>,
-    ) -> Result<Self> {
+    fn open(place: &Place, name: &str, participant: Option<Arc<Participant>>) -> Result<Self> {
         let meta = Meta::load(place, name)?;
         let failed = |e: std::io::Error| match e.kind() {
             std::io::ErrorKind::NotFound => ShmError::NotFound { name: name.into() },

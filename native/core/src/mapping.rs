@@ -9,8 +9,8 @@
 use crate::copy;
 use crate::error::{Resource, Result, ShmError};
 use crate::layout::{
-    Geometry, IDENTITY_AT, IDENTITY_LEN, READER_ENTRY, READER_TABLE, SLOT_HEADER, SegmentState, control, header, reader_entry,
-    slot as slot_field,
+    Geometry, IDENTITY_AT, IDENTITY_LEN, READER_ENTRY, READER_TABLE, SLOT_HEADER, SegmentState,
+    control, header, reader_entry, slot as slot_field,
 };
 use crate::platform;
 use crate::platform::guard::Guard;
@@ -56,6 +56,10 @@ pub(crate) struct Mapping {
 pub(crate) struct LoanToken {
     pub(crate) slot: usize,
 }
+
+/// The segment was seen sealed, and so it is for ever. Holds for the mapping that made it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SealProof(());
 
 impl Mapping {
     /// Maps a file whose length was checked against `geometry`.
@@ -354,17 +358,18 @@ impl Mapping {
         unsafe { std::slice::from_raw_parts_mut(at, capacity) }
     }
 
-    /// The bytes of a sealed segment's slot; `None` unless it is sealed and the range fits.
-    pub(crate) fn sealed_slice(&self, slot: usize, len: usize) -> Option<&[u8]> {
-        let fits = slot < self.geometry.slots && len <= self.geometry.capacity;
-        if !fits || self.state() != Some(SegmentState::Sealed) {
-            return None;
-        }
+    /// Proof that the segment is sealed; `None` unless it is.
+    pub(crate) fn sealed(&self) -> Option<SealProof> {
+        (self.state() == Some(SegmentState::Sealed)).then_some(SealProof(()))
+    }
+
+    /// The bytes of a sealed segment's slot. Panics unless the range fits: callers check first.
+    pub(crate) fn sealed_slice(&self, _sealed: &SealProof, slot: usize, len: usize) -> &[u8] {
         let at = self.data_at(slot, 0, len);
         // SAFETY: in range and readable. The segment is sealed, so by the protocol nobody writes it
         // any more. A program that breaks the protocol can change these bytes, as it could change
         // any private memory of its own user's processes (docs/limitations.md).
-        Some(unsafe { std::slice::from_raw_parts(at, len) })
+        unsafe { std::slice::from_raw_parts(at, len) }
     }
 
     /// Locks all pages in memory (mlock(2)).

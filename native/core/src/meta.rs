@@ -169,11 +169,18 @@ mod tests {
     fn survives_the_header_page() {
         let mut page = [0u8; 4096];
         page[IDENTITY_AT..IDENTITY_AT + IDENTITY_LEN].copy_from_slice(&meta().identity());
-        assert_eq!(Meta::from_identity(&place(), "ns_m_n_7", &page), Some(meta()));
+        assert_eq!(
+            Meta::from_identity(&place(), "ns_m_n_7", &page),
+            Some(meta())
+        );
         assert_eq!(Meta::from_identity(&place(), "ns_m_n_8", &page), None);
         page[IDENTITY_AT + 20] ^= 1;
         assert_eq!(Meta::from_identity(&place(), "ns_m_n_7", &page), None);
-        let longest = Meta { name: "n".repeat(128), module: "m".repeat(32), ..meta() };
+        let longest = Meta {
+            name: "n".repeat(128),
+            module: "m".repeat(32),
+            ..meta()
+        };
         assert_ne!(longest.identity()[..4], [0; 4]);
     }
 

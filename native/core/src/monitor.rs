@@ -208,7 +208,9 @@ impl Reaper {
 
 impl std::fmt::Debug for Reaper {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Reaper").field("stats", &self.stats()).finish()
+        f.debug_struct("Reaper")
+            .field("stats", &self.stats())
+            .finish()
     }
 }
 
@@ -410,6 +412,8 @@ pub trait ShmUser {
     fn shutdown_shm(&mut self) -> Result<()>;
 }
 
+type Handlers = Mutex<Vec<Box<dyn Fn() + Send>>>;
+
 /// Supervises one namespace.
 ///
 /// ```
@@ -425,7 +429,7 @@ pub trait ShmUser {
 pub struct LifecycleManager {
     options: ReaperOptions,
     reaper: Mutex<Option<Reaper>>,
-    handlers: Arc<Mutex<Vec<Box<dyn Fn() + Send>>>>,
+    handlers: Arc<Handlers>,
 }
 
 impl LifecycleManager {
@@ -447,7 +451,7 @@ impl LifecycleManager {
     }
 }
 
-fn call(handlers: &Mutex<Vec<Box<dyn Fn() + Send>>>) {
+fn call(handlers: &Handlers) {
     let handlers = handlers.lock().unwrap_or_else(PoisonError::into_inner);
     handlers.iter().for_each(|handler| handler());
 }

@@ -108,8 +108,13 @@ pub(crate) fn verdict(mapping: &Mapping, participant: &Participant, grace: Durat
         return Verdict::Read(readers);
     }
     let orphaned = mapping.orphaned().load(Ordering::Relaxed);
-    let given_back = writer == 0 && orphaned == 0;
-    if given_back && mapping.state() != Some(SegmentState::Active) {
+    let ended = match mapping.state() {
+        Some(SegmentState::Closed) => true,
+        // Closed after the seal rather than released.
+        Some(SegmentState::Sealed) => orphaned == 0,
+        _ => false,
+    };
+    if writer == 0 && ended {
         return Verdict::Free("closed by its writer");
     }
     let now = platform::monotonic_ns().max(1);
@@ -182,7 +187,10 @@ pub(crate) fn sweep_segment(
     };
     let geometry = read_geometry(name, &file)?;
     if geometry.created_ns != meta.created_ns {
-        return Err(corrupted(name, "metadata and segment do not belong together"));
+        return Err(corrupted(
+            name,
+            "metadata and segment do not belong together",
+        ));
     }
     let mapping = Mapping::new(name, &file, geometry, Access::Writer)?;
     let cleared = if dry_run {
@@ -269,7 +277,11 @@ pub(crate) fn names(place: &Place) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for file in std::fs::read_dir(&place.dir).map_err(failed)? {
         let file = file.map_err(failed)?.file_name();
-        names.extend(file.to_str().and_then(|f| place.name_of_meta(f)).map(str::to_owned));
+        names.extend(
+            file.to_str()
+                .and_then(|f| place.name_of_meta(f))
+                .map(str::to_owned),
+        );
     }
     names.sort_unstable();
     Ok(names)
@@ -286,7 +298,9 @@ pub(crate) fn on_occasion(place: &Place, participant: &Arc<Participant>) {
             background::run(move || {
                 for name in names(&place).unwrap_or_default() {
                     // Held only for one segment at a time: the process may be about to leave.
-                    let Some(participant) = weak.upgrade() else { return };
+                    let Some(participant) = weak.upgrade() else {
+                        return;
+                    };
                     let _ = sweep_segment(&place, &name, &participant, GRACE, false);
                 }
             });

@@ -47,7 +47,10 @@ impl Segment {
         if meta_path.symlink_metadata().is_ok() {
             // Spares building it; the link below decides. What the dead left is no owner.
             let swept = reclaim::sweep_segment(&place, &options.name, &participant, GRACE, false);
-            if !matches!(swept, Ok(Swept { removed: true, .. }) | Err(ShmError::NotFound { .. })) {
+            if !matches!(
+                swept,
+                Ok(Swept { removed: true, .. }) | Err(ShmError::NotFound { .. })
+            ) {
                 return Err(exists());
             }
         }
@@ -177,9 +180,13 @@ impl Segment {
 
     /// The state word, or `Corrupted`.
     pub(crate) fn state(&self) -> Result<SegmentState> {
-        self.mapping
-            .state()
-            .ok_or_else(|| corrupted(&self.name, "its state is none"))
+        let state = self.mapping.state();
+        if self.mapping.lost() {
+            return Err(ShmError::Truncated {
+                name: self.name.clone(),
+            });
+        }
+        state.ok_or_else(|| corrupted(&self.name, "its state is none"))
     }
 
     /// Wakes all waiting readers, whether or not something was published.

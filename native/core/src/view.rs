@@ -2,8 +2,8 @@
 
 use crate::descriptor::Descriptor;
 use crate::error::{Resource, Result, ShmError};
-use crate::layout::{SegmentState, flags};
-use crate::mapping::SlotWord;
+use crate::layout::flags;
+use crate::mapping::{SealProof, SlotWord};
 use crate::platform::{self, fork};
 use crate::reclaim;
 use crate::segment::{Segment, corrupted};
@@ -167,6 +167,7 @@ impl Drop for Attachment {
 #[derive(Debug, Clone)]
 pub struct SealedView {
     attachment: Arc<Attachment>,
+    sealed: SealProof,
     slot: usize,
     len: usize,
     version: u64,
@@ -179,9 +180,10 @@ impl SealedView {
         let segment = &attachment.segment;
         let name = &segment.name;
         let mapping = &segment.mapping;
-        if segment.state()? != SegmentState::Sealed {
+        segment.state()?; // cut, or garbage?
+        let Some(sealed) = mapping.sealed() else {
             return Err(ShmError::NotSealed { name: name.clone() });
-        }
+        };
         segment.check_header()?;
         let started = seqlock::start_read(mapping).map_err(|why| match why {
             NoValue::Empty => ShmError::Empty { name: name.clone() },
@@ -208,6 +210,7 @@ impl SealedView {
             }
         }
         Ok(Self {
+            sealed,
             slot: started.slot,
             len,
             version: started.version,
@@ -257,12 +260,10 @@ impl std::ops::Deref for SealedView {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // Sealed for ever and checked at opening; should somebody break the seal, nothing is seen.
         self.attachment
             .segment
             .mapping
-            .sealed_slice(self.slot, self.len)
-            .unwrap_or_default()
+            .sealed_slice(&self.sealed, self.slot, self.len)
     }
 }
 

@@ -522,11 +522,13 @@ impl SegmentWriter {
             return false;
         }
         let mapping = &self.segment.mapping;
-        if !close {
-            // The grace for the next writer begins.
-            let now = platform::monotonic_ns().max(1);
-            mapping.orphaned().store(now, Ordering::Relaxed);
-        }
+        // Released: the grace for the next writer begins. Closed: there is none.
+        let since = if close {
+            0
+        } else {
+            platform::monotonic_ns().max(1)
+        };
+        mapping.orphaned().store(since, Ordering::Relaxed);
         if close {
             // A sealed segment stays sealed; its end shows in the claim that nobody holds.
             let _ = mapping.state_word().compare_exchange(

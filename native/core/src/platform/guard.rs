@@ -28,10 +28,12 @@ struct Entry {
 }
 
 impl Entry {
-    const FREE: Self = Self {
-        parts: [const { (AtomicUsize::new(0), AtomicUsize::new(0)) }; PARTS],
-        lost: AtomicBool::new(false),
-    };
+    const fn free() -> Self {
+        Self {
+            parts: [const { (AtomicUsize::new(0), AtomicUsize::new(0)) }; PARTS],
+            lost: AtomicBool::new(false),
+        }
+    }
 }
 
 type Chunk = [Entry; CHUNK];
@@ -67,7 +69,8 @@ impl Guard {
     /// Whether the mapping has lost pages.
     #[inline]
     pub(crate) fn lost(&self) -> bool {
-        self.0.is_some_and(|entry| entry.lost.load(Ordering::Relaxed))
+        self.0
+            .is_some_and(|entry| entry.lost.load(Ordering::Relaxed))
     }
 }
 
@@ -100,7 +103,7 @@ fn take_entry() -> Option<&'static Entry> {
     let index = NEXT.load(Ordering::Relaxed);
     let chunk = TABLE.get(index / CHUNK)?;
     if chunk.load(Ordering::Relaxed).is_null() {
-        let new: Box<Chunk> = Box::new([Entry::FREE; CHUNK]);
+        let new: Box<Chunk> = Box::new([const { Entry::free() }; CHUNK]);
         chunk.store(Box::into_raw(new), Ordering::Release);
     }
     NEXT.store(index + 1, Ordering::Relaxed);
@@ -185,8 +188,7 @@ fn pass_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::
     match action.map(|a| (a.sa_sigaction, a.sa_flags)) {
         Some((handler, flags)) if handler != libc::SIG_DFL && handler != libc::SIG_IGN => {
             if flags & libc::SA_SIGINFO != 0 {
-                type Handler =
-                    extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
+                type Handler = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
                 // SAFETY: installed as a handler of this kind.
                 let call: Handler = unsafe { std::mem::transmute::<usize, Handler>(handler) };
                 call(signal, info, context);

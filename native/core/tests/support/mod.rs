@@ -82,8 +82,11 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 
 const ROLE: &str = "SNAKEPIT_SHM_TEST_ROLE";
 
+/// A part that a peer can play: its name, and what it does in the test's directory.
+pub type Role = (&'static str, fn(&Path));
+
 /// In a test function that peers run as: does the peer's work and ends the process, if this is one.
-pub fn play(roles: &[(&str, fn(&Path))]) {
+pub fn play(roles: &[Role]) {
     let Ok(role) = std::env::var(ROLE) else {
         return;
     };
@@ -103,7 +106,21 @@ pub struct Peer {
 impl Peer {
     /// Starts `role`, which `entry` (a test function) plays.
     pub fn start(entry: &str, role: &str, shm: &Shm) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
+        Self::start_by(&[], entry, role, shm)
+    }
+
+    /// [`Self::start`] by way of a command that sets something up first (`unshare`, `prlimit`).
+    pub fn start_by(by: &[&str], entry: &str, role: &str, shm: &Shm) -> Self {
+        let this = std::env::current_exe().unwrap();
+        let mut command = match by.split_first() {
+            Some((program, args)) => {
+                let mut command = Command::new(program);
+                command.args(args).arg(&this);
+                command
+            }
+            None => Command::new(&this),
+        };
+        let mut child = command
             .args([entry, "--exact", "--nocapture", "--quiet"])
             .env(ROLE, format!("{role}:{}", shm.path().display()))
             .stdin(Stdio::piped())
@@ -121,6 +138,15 @@ impl Peer {
 
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Sends a signal, by its name without SIG.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill")
+            .args([&format!("-{name}"), &self.pid().to_string()])
+            .status()
+            .unwrap();
+        assert!(status.success());
     }
 
     /// Waits for a line that the peer says with [`say`].
