@@ -33,6 +33,15 @@ fn peer_process() {
     ]);
 }
 
+/// How often, how many or how much: little in a test run, all that is promised with
+/// `SNAKEPIT_SHM_FULL=1` (`make faults`).
+fn full(little: usize, all: usize) -> usize {
+    match std::env::var_os("SNAKEPIT_SHM_FULL") {
+        Some(_) => all,
+        None => little,
+    }
+}
+
 fn options(dir: &Path, name: &str) -> SegmentOptions {
     SegmentOptions::new(name).namespace("test").dir(dir)
 }
@@ -68,14 +77,15 @@ fn writer_of(shm: &Shm, name: &str) -> Peer {
 
 fn endless_writer(dir: &Path) {
     let slots: usize = hear().parse().unwrap();
-    let mut writer = match options(dir, "big").size(4 << 20).slots(slots).create() {
+    let size = full(4 << 20, 64 << 20);
+    let mut writer = match options(dir, "big").size(size).slots(slots).create() {
         Ok(writer) => writer,
         Err(_) => options(dir, "big").attach_writer().unwrap(),
     };
     let mut counter = writer.current_version() / 2;
     say("ready");
     if slots == 1 {
-        let mut value = vec![0; 4 << 20];
+        let mut value = vec![0; size];
         pattern(counter + 1, &mut value);
         loop {
             writer.write(&value).unwrap();
@@ -90,8 +100,7 @@ fn endless_writer(dir: &Path) {
         counter += 1;
         let mut loan = writer.loan().unwrap();
         pattern(counter, loan.as_mut_slice());
-        loan.publish(4 << 20, &snakepit_shm::Descriptor::RAW)
-            .unwrap();
+        loan.publish(size, &snakepit_shm::Descriptor::RAW).unwrap();
         say(&format!("wrote {counter}"));
     }
 }
@@ -101,13 +110,21 @@ fn writer_killed_mid_write_never_hides_the_last_value() {
     let shm = Shm::new();
     let mut attached = None;
     let mut last = 0;
-    for round in 0..25 {
+    let rounds = full(25, 1000);
+    let mut up = Vec::new();
+    for round in 0..rounds {
         let mut peer = Peer::start(ENTRY, "endless-writer", &shm);
+        let started = Instant::now();
         peer.tell("2");
         peer.expect("ready");
+        up.push(started.elapsed());
         let wrote: u64 = peer.expect("wrote").parse().unwrap();
         let reader = attached.get_or_insert_with(|| shm.options("big").attach_reader().unwrap());
-        std::thread::sleep(Duration::from_micros(round * 137 % 3000)); // where in the write it dies
+        // Where in the write it dies differs from round to round.
+        let until = Instant::now() + Duration::from_micros(round as u64 * 137 % 3000);
+        while Instant::now() < until {
+            std::hint::spin_loop();
+        }
         peer.kill();
         let counter = counter_of(reader.read().unwrap()).expect("torn");
         assert!(
@@ -117,7 +134,13 @@ fn writer_killed_mid_write_never_hides_the_last_value() {
         last = counter;
     }
     let reader = attached.unwrap();
-    assert_eq!(reader.generation(), 25);
+    assert_eq!(reader.generation() as usize, rounds);
+    up.sort();
+    println!(
+        "{rounds} kills; next writer up: median {:?}, worst {:?}",
+        up[rounds / 2],
+        up[rounds - 1]
+    );
     reader.close().unwrap();
     CleanupOptions::new("test", shm.path())
         .grace(Duration::ZERO)
@@ -180,6 +203,44 @@ fn dead_readers_are_not_counted() {
     }
     within_a_second("count right", || mine.reader_count() == 0);
     assert_eq!(reaper.stats().deaths, 5);
+    drop(reaper);
+    mine.close().unwrap();
+}
+
+/// Nanoseconds of the 99th percentile of 4 KiB writes.
+fn p99_of_writes(writer: &mut snakepit_shm::SegmentWriter) -> u128 {
+    let value = [7; 4096];
+    let mut took: Vec<_> = (0..200_000)
+        .map(|_| {
+            let started = Instant::now();
+            writer.write(&value).unwrap();
+            started.elapsed().as_nanos()
+        })
+        .collect();
+    took.sort_unstable();
+    took[took.len() * 99 / 100]
+}
+
+#[test]
+fn a_crowd_of_readers_attaches_idles_and_dies() {
+    let shm = Shm::new();
+    let mut mine = shm.options("x").max_readers(4096).create().unwrap();
+    let alone = p99_of_writes(&mut mine);
+    let reaper = reaper(&shm, SECOND);
+    let count = full(60, 1000);
+    let mut peers: Vec<_> = (0..count)
+        .map(|_| Peer::start(ENTRY, "reader", &shm))
+        .collect();
+    peers.iter_mut().for_each(|peer| drop(peer.expect("ready")));
+    assert_eq!(mine.reader_count(), 3 * count);
+    let crowded = p99_of_writes(&mut mine);
+    eventually("all are watched", || reaper.stats().watched == count as u64);
+    let killed = peers.iter_mut().map(|peer| peer.signal("KILL")).count();
+    let took = within_a_second("count right", || mine.reader_count() == 0);
+    peers.into_iter().for_each(Peer::kill);
+    println!(
+        "{killed} killed, count right {took:?} after the last; P99 of a write: alone {alone} ns, with them {crowded} ns"
+    );
     drop(reaper);
     mine.close().unwrap();
 }
@@ -544,7 +605,8 @@ fn twenty_processes_create_attach_and_clean_one_name() {
     let shm = Shm::new();
     let mut peers: Vec<_> = (0..20).map(|_| Peer::start(ENTRY, "crowd", &shm)).collect();
     peers.iter_mut().for_each(|peer| drop(peer.expect("ready")));
-    peers.iter_mut().for_each(|peer| peer.tell("50")); // 1,000 rounds together
+    let rounds = full(50, 1000).to_string();
+    peers.iter_mut().for_each(|peer| peer.tell(&rounds));
     peers.iter_mut().for_each(|peer| drop(peer.expect("done")));
     peers.into_iter().for_each(Peer::finish);
     let report = CleanupOptions::new("test", shm.path())
@@ -557,7 +619,13 @@ fn twenty_processes_create_attach_and_clean_one_name() {
 /// In a mount namespace of its own, with a small tmpfs over its directory.
 fn small_tmpfs(dir: &Path) {
     let status = std::process::Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=8m", "tmpfs"])
+        .args([
+            "-t",
+            "tmpfs",
+            "-o",
+            &format!("size={}m", full(8, 64)),
+            "tmpfs",
+        ])
         .arg(dir)
         .status()
         .unwrap();
@@ -568,7 +636,7 @@ const UNSHARE: &[&str] = &["unshare", "--user", "--map-root-user", "--mount"];
 
 fn brim(dir: &Path) {
     small_tmpfs(dir);
-    let filler = vec![1u8; 8 << 20];
+    let filler = vec![1u8; full(8, 64) << 20];
     let used = |dir: &Path| -> u64 {
         let files = std::fs::read_dir(dir).unwrap();
         files.map(|f| f.unwrap().metadata().unwrap().len()).sum()
@@ -576,7 +644,7 @@ fn brim(dir: &Path) {
     let _member = join("test", dir).unwrap();
     let _ = std::fs::write(dir.join("filler"), &filler); // to the brim
     let (before, count) = (used(dir), std::fs::read_dir(dir).unwrap().count());
-    for i in 0..500 {
+    for i in 0..full(500, 10_000) {
         match options(dir, &format!("s{i}")).size(1 << 20).create() {
             Err(
                 error @ ShmError::ResourceExhausted {

@@ -168,7 +168,7 @@ impl Peer {
 
     /// SIGKILL, and until it is gone.
     pub fn kill(mut self) {
-        self.child.kill().unwrap();
+        let _ = self.child.kill(); // it may be dead already
         self.child.wait().unwrap();
     }
 
