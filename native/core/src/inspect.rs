@@ -134,7 +134,7 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 }
 
 impl Look {
-    fn open(place: &Place, name: &str, participant: Option<Arc<Participant>>) -> Result<Self> {
+    fn open(place: &Place, name: &str) -> Result<Self> {
         let meta = Meta::load(place, name)?;
         let failed = |e: std::io::Error| match e.kind() {
             std::io::ErrorKind::NotFound => ShmError::NotFound { name: name.into() },
@@ -151,7 +151,7 @@ impl Look {
             file,
             file_len,
             head,
-            participant,
+            participant: participant::join(place).ok(),
         })
     }
 
@@ -290,6 +290,6 @@ impl SegmentOptions {
     /// [`ShmError::PermissionDenied`].
     pub fn inspect(&self) -> Result<SegmentReport> {
         let place = self.place()?;
-        Look::open(&place, &self.name, participant::join(&place).ok())?.report()
+        Look::open(&place, &self.name)?.report()
     }
 }

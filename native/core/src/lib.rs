@@ -80,6 +80,8 @@ mod reclaim;
 #[cfg(not(loom))]
 mod segment;
 #[cfg(not(loom))]
+mod value;
+#[cfg(not(loom))]
 mod view;
 #[cfg(not(loom))]
 mod writer;

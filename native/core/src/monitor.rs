@@ -284,14 +284,7 @@ impl Run {
                     self.watch_processes();
                 }
                 key => {
-                    if let Some((_, process)) = self.watched.remove(&key) {
-                        self.count_watched();
-                        self.shared.deaths.fetch_add(1, Ordering::Relaxed);
-                        self.tell(&ReaperEvent::ProcessEnded {
-                            pid: process.pid,
-                            name: process.name,
-                        });
-                    }
+                    self.note_death(key);
                     sweep = true;
                 }
             }
@@ -306,8 +299,12 @@ impl Run {
             return;
         }
         let living = self.participant.others();
-        self.watched
-            .retain(|key, _| living.iter().any(|(other, _)| other == key));
+        // Their pidfds say so too, in a moment; whoever comes first counts.
+        let gone = |key: &u64| !living.iter().any(|(other, _)| other == key);
+        let dead: Vec<u64> = self.watched.keys().copied().filter(gone).collect();
+        for key in dead {
+            self.note_death(key);
+        }
         for (key, process) in living {
             if self.watched.contains_key(&key) {
                 continue;
@@ -321,6 +318,17 @@ impl Run {
             }
         }
         self.count_watched();
+    }
+
+    fn note_death(&mut self, key: u64) {
+        if let Some((_, process)) = self.watched.remove(&key) {
+            self.count_watched();
+            self.shared.deaths.fetch_add(1, Ordering::Relaxed);
+            self.tell(&ReaperEvent::ProcessEnded {
+                pid: process.pid,
+                name: process.name,
+            });
+        }
     }
 
     fn count_watched(&self) {

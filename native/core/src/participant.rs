@@ -31,6 +31,8 @@ const LOCKS_AT: u64 = 1 << 32;
 const NAMESPACE_LOCK: u64 = LOCKS_AT - 1;
 /// The namespace lock is held for microseconds; whoever waits longer than this gets an error.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+/// Whoever leaves waits no longer than this for it: then the file stays for the next.
+const LEAVING_PATIENCE: Duration = Duration::from_millis(250);
 
 /// This process's registration in a namespace. Dropping the last one gives the entry back.
 #[derive(Debug)]
@@ -136,7 +138,7 @@ impl Participant {
             let opened = open_or_create(place)?;
             let failed = |e| ShmError::from_io(&place.namespace, "register in", e);
             let Some(fd) = opened.get() else { continue };
-            let lock = ByteLock::take(fd, place)?;
+            let lock = ByteLock::take(fd, place, LOCK_PATIENCE)?;
             if !platform::names(&place.participants_path(), fd) {
                 continue;
             }
@@ -263,7 +265,7 @@ impl Participant {
             name: self.place.namespace.clone(),
         })?;
         Ok(NamespaceLock {
-            _byte: ByteLock::take(fd, &self.place)?,
+            _byte: ByteLock::take(fd, &self.place, LOCK_PATIENCE)?,
             _threads: threads,
         })
     }
@@ -271,9 +273,10 @@ impl Participant {
     /// Removes the participants file when nobody is left who needs it.
     fn remove_if_last(&self) {
         let Some(fd) = self.fd.get() else { return };
-        if !platform::try_lock_byte(fd, NAMESPACE_LOCK).unwrap_or(false) {
+        // Not without patience: another who leaves in this moment holds it, and sees us.
+        let Ok(_lock) = ByteLock::take(fd, &self.place, LEAVING_PATIENCE) else {
             return;
-        }
+        };
         // Others, also those that have locked an entry just now: they look whether the file still
         // has its name after locking.
         let others = platform::locked_by_others(fd, LOCKS_AT, u64::from(CAPACITY));
@@ -281,7 +284,6 @@ impl Participant {
         if matches!(others, Ok(false)) && !self.has_segments() && platform::names(&path, fd) {
             let _ = std::fs::remove_file(path);
         }
-        let _ = platform::unlock_byte(fd, NAMESPACE_LOCK);
     }
 
     fn has_segments(&self) -> bool {
@@ -298,6 +300,10 @@ impl Participant {
 impl Drop for Participant {
     fn drop(&mut self) {
         self.remove_if_last();
+        if let Some(fd) = self.fd.get() {
+            // Closing would do, but for a child between fork and exec that has the descriptor too.
+            let _ = platform::unlock_byte(fd, LOCKS_AT + u64::from(self.index));
+        }
     }
 }
 
@@ -312,7 +318,7 @@ pub(crate) struct NamespaceLock<'a> {
 struct ByteLock<'a>(BorrowedFd<'a>);
 
 impl<'a> ByteLock<'a> {
-    fn take(fd: BorrowedFd<'a>, place: &Place) -> Result<Self> {
+    fn take(fd: BorrowedFd<'a>, place: &Place, patience: Duration) -> Result<Self> {
         let started = Instant::now();
         let mut pause = Duration::from_micros(1);
         loop {
@@ -323,7 +329,7 @@ impl<'a> ByteLock<'a> {
             }
             // Only a stopped holder keeps it longer than microseconds. Waiting in the kernel could
             // not be bounded.
-            if started.elapsed() > LOCK_PATIENCE {
+            if started.elapsed() > patience {
                 return Err(ShmError::Timeout {
                     name: place.namespace.clone(),
                     after: started.elapsed(),

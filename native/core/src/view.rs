@@ -3,12 +3,12 @@
 use crate::descriptor::Descriptor;
 use crate::error::{Resource, Result, ShmError};
 use crate::layout::flags;
-use crate::mapping::{SealProof, SlotWord};
+use crate::mapping::SealProof;
 use crate::platform::{self, fork};
 use crate::reclaim;
 use crate::segment::{Segment, corrupted};
 use crate::seqlock::{self, NoValue};
-use crate::writer::load_descriptor;
+use crate::value::ReadInfo;
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
@@ -189,23 +189,19 @@ impl SealedView {
             NoValue::Empty => ShmError::Empty { name: name.clone() },
             _ => corrupted(name, "sealed, but its value is not complete"),
         })?;
-        let get = |word| {
-            mapping
-                .slot_word(started.slot, word)
-                .load(Ordering::Relaxed)
-        };
-        let len = get(SlotWord::Len) as usize;
+        let info = ReadInfo::load(mapping, started.slot, started.version);
+        let len = info.len;
         if len == 0 || len > mapping.geometry().capacity {
             return Err(corrupted(name, "length of its value"));
         }
         if mapping.lost() {
             return Err(ShmError::Truncated { name: name.clone() });
         }
-        let descriptor = load_descriptor(mapping, started.slot, len)
-            .ok_or_else(|| corrupted(name, "description of its value"))?;
+        let descriptor = info
+            .descriptor()
+            .map_err(|_| corrupted(name, "description of its value"))?;
         if mapping.geometry().has(flags::CRC32C) {
-            let stored = get(SlotWord::Check) as u32;
-            if mapping.checksum(started.slot, len) != stored {
+            if mapping.checksum(started.slot, len) != info.crc() {
                 return Err(corrupted(name, "checksum of its value"));
             }
         }
@@ -214,7 +210,7 @@ impl SealedView {
             slot: started.slot,
             len,
             version: started.version,
-            timestamp_ns: get(SlotWord::Timestamp),
+            timestamp_ns: info.timestamp_ns,
             descriptor,
             attachment,
         })

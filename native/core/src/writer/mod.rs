@@ -1,15 +1,19 @@
 //! The one writer of a segment: whole writes, patches, seal, hand-over (FR-001, FR-003).
 
+mod claim;
+mod publish;
+
+pub(crate) use claim::torn_by_death;
+
 use crate::descriptor::Descriptor;
-use crate::error::{Resource, Result, ShmError};
-use crate::layout::{SegmentState, flags, publish_word};
-use crate::mapping::{Mapping, SlotWord};
+use crate::error::{Result, ShmError};
+use crate::layout::{SegmentState, flags};
+use crate::mapping::Mapping;
 use crate::options::SegmentOptions;
 use crate::patch::Ranges;
-use crate::platform::{self, fork};
-use crate::reclaim;
-use crate::segment::{Segment, corrupted};
-use crate::seqlock::{self, NoValue, Words};
+use crate::platform::fork;
+use crate::segment::Segment;
+use crate::seqlock::Words;
 use crate::view::{Attachment, SealedView};
 use std::cell::Cell;
 use std::sync::Arc;
@@ -66,87 +70,6 @@ impl SegmentOptions {
         tracing::debug!(name = %segment.name, file = %segment.file, "created");
         Ok(SegmentWriter::new(segment))
     }
-
-    /// Takes over a segment whose writer has gone: released it, or died. The last complete value
-    /// stays, versions go on, the generation is one more; what the dead writer had half written is
-    /// discarded.
-    ///
-    /// ```
-    /// # let dir = tempfile::tempdir().unwrap();
-    /// use snakepit_shm::SegmentOptions;
-    /// let options = SegmentOptions::new("handed-over").dir(dir.path());
-    /// let mut old = options.create().unwrap();
-    /// old.write(b"one").unwrap();
-    /// assert_eq!(options.attach_writer().unwrap_err().code(), "segment_busy");
-    /// old.release().unwrap();
-    ///
-    /// let mut new = options.attach_writer().unwrap();
-    /// assert_eq!(new.write(b"two").unwrap(), 4);
-    /// new.close().unwrap();
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`ShmError::SegmentBusy`] while a living process (this one included) holds the claim,
-    /// [`ShmError::Sealed`], and those of [`SegmentOptions::attach_reader`].
-    pub fn attach_writer(&self) -> Result<SegmentWriter> {
-        let (segment, _) = Segment::open(self, true)?;
-        claim(&segment)?;
-        let mut writer = SegmentWriter::new(segment);
-        writer.resume()?;
-        tracing::info!(name = %writer.segment.name, "took over");
-        Ok(writer)
-    }
-}
-
-/// Takes the writer claim, or says who has it.
-fn claim(segment: &Segment) -> Result<()> {
-    let Some(participant) = &segment.participant else {
-        return Err(corrupted(&segment.name, "writer without participant"));
-    };
-    let mapping = &segment.mapping;
-    // Refused without the lock: within microseconds.
-    let held = mapping.writer_key().load(Ordering::Acquire);
-    let busy = || ShmError::SegmentBusy {
-        name: segment.name.clone(),
-        pid: segment.writer_pid(),
-    };
-    if held != 0 && participant.is_alive(held) {
-        return Err(busy());
-    }
-    let _lock = participant.lock_namespace()?;
-    if reclaim::still_named(segment)?.is_none() {
-        return Err(ShmError::NotFound {
-            name: segment.name.clone(),
-        });
-    }
-    // Nobody removes it while we hold the lock: a mark is of a remover that died.
-    mapping.removed().store(0, Ordering::SeqCst);
-    match segment.state()? {
-        SegmentState::Active => {}
-        SegmentState::Sealed => {
-            return Err(ShmError::Sealed {
-                name: segment.name.clone(),
-            });
-        }
-        SegmentState::Closed => {
-            return Err(ShmError::Closed {
-                name: segment.name.clone(),
-            });
-        }
-    }
-    // Acquire pairs with the Release of whoever gave the claim back. A claim taken since we looked
-    // makes this fail.
-    mapping
-        .writer_key()
-        .compare_exchange(held, participant.key(), Ordering::AcqRel, Ordering::Acquire)
-        .map_err(|_| busy())?;
-    mapping.orphaned().store(0, Ordering::Relaxed);
-    mapping.generation().fetch_add(1, Ordering::Relaxed);
-    if held != 0 {
-        mapping.takeovers().fetch_add(1, Ordering::Relaxed);
-    }
-    Ok(())
 }
 
 impl SegmentWriter {
@@ -163,53 +86,6 @@ impl SegmentWriter {
             rewritten: false,
             holds_claim: true,
         }
-    }
-
-    /// After a takeover: finds the last complete value and discards what is half written.
-    fn resume(&mut self) -> Result<()> {
-        let mapping = &self.segment.mapping;
-        let capacity = mapping.geometry().capacity;
-        self.lacks.fill(Ranges::whole(capacity));
-        let (published, slot) = seqlock::latest(mapping);
-        if published % 2 != 0 || slot >= mapping.slots() {
-            return Err(corrupted(
-                &self.segment.name,
-                "its publish word names no slot",
-            ));
-        }
-        let (mut version, mut current) = (published, slot);
-        for slot in 0..mapping.slots() {
-            let seq = mapping.seq(slot).load(Ordering::Acquire);
-            if seq == version + 2 && version < publish_word::MAX_VERSION - 2 {
-                // Complete, but its writer died before it could say so.
-                (version, current) = (seq, slot);
-                mapping
-                    .publish()
-                    .store(publish_word::pack(version, slot), Ordering::Release);
-                break;
-            }
-        }
-        let torn = (0..mapping.slots())
-            .filter(|slot| mapping.seq(*slot).load(Ordering::Relaxed) % 2 != 0)
-            .count();
-        mapping
-            .discarded()
-            .fetch_add(torn as u64, Ordering::Relaxed);
-        let intact = version != 0 && mapping.seq(current).load(Ordering::Relaxed) == version;
-        self.version = version;
-        self.current = current;
-        if intact {
-            let len = mapping
-                .slot_word(current, SlotWord::Len)
-                .load(Ordering::Relaxed) as usize;
-            self.len = len.min(capacity);
-            self.descriptor =
-                load_descriptor(mapping, current, self.len).unwrap_or(Descriptor::RAW);
-        } else {
-            // One slot, torn: a patch has nothing to build on, so it builds on nothing.
-            self.len = 0;
-        }
-        Ok(())
     }
 
     /// Publishes a whole value of 1 to `capacity` bytes; returns its version.
@@ -488,70 +364,7 @@ impl SegmentWriter {
         self.segment.reader_count()
     }
 
-    /// Gives the claim back and ends the segment: with no reader left it is removed at once, else
-    /// when the last one detaches.
-    ///
-    /// ```
-    /// # let dir = tempfile::tempdir().unwrap();
-    /// let writer = snakepit_shm::SegmentOptions::new("w").dir(dir.path()).create().unwrap();
-    /// writer.close().unwrap();
-    /// assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`ShmError::PermissionDenied`] or [`ShmError::Io`] when the files cannot be removed.
-    pub fn close(mut self) -> Result<()> {
-        self.give_back(true);
-        reclaim::settle(&self.segment)
-    }
-
-    /// Gives the claim back and leaves the segment for another writer (hand-over, rolling updates).
-    ///
-    /// # Errors
-    ///
-    /// None at present.
-    pub fn release(mut self) -> Result<()> {
-        self.give_back(false);
-        Ok(())
-    }
-
-    /// Returns whether the claim was ours to give back.
-    fn give_back(&mut self, close: bool) -> bool {
-        if !std::mem::take(&mut self.holds_claim) || self.in_child() {
-            return false;
-        }
-        let mapping = &self.segment.mapping;
-        // Released: the grace for the next writer begins. Closed: there is none.
-        let since = if close {
-            0
-        } else {
-            platform::monotonic_ns().max(1)
-        };
-        mapping.orphaned().store(since, Ordering::Relaxed);
-        if close {
-            // A sealed segment stays sealed; its end shows in the claim that nobody holds.
-            let _ = mapping.state_word().compare_exchange(
-                SegmentState::Active.to_word(),
-                SegmentState::Closed.to_word(),
-                Ordering::Release,
-                Ordering::Relaxed,
-            );
-        }
-        if let Some(participant) = &self.segment.participant {
-            // Release: the next writer sees all that this one wrote. Only if it still is ours.
-            let _ = mapping.writer_key().compare_exchange(
-                participant.key(),
-                0,
-                Ordering::Release,
-                Ordering::Relaxed,
-            );
-        }
-        self.segment.wake_all();
-        true
-    }
-
-    fn in_child(&self) -> bool {
+    pub(crate) fn in_child(&self) -> bool {
         self.segment.epoch != fork::epoch()
     }
 
@@ -565,133 +378,6 @@ impl SegmentWriter {
         self.version != 0
     }
 
-    #[inline]
-    pub(crate) fn check_range(&self, offset: usize, len: usize) -> Result<()> {
-        let capacity = self.capacity();
-        let fits = len > 0 && offset.checked_add(len).is_some_and(|end| end <= capacity);
-        if fits {
-            return Ok(());
-        }
-        Err(ShmError::OutOfBounds {
-            name: self.segment.name.clone(),
-            offset,
-            len,
-            capacity,
-        })
-    }
-
-    /// After a commit: whether there was memory to write to.
-    #[inline]
-    pub(crate) fn check_kept(&self, version: u64) -> Result<u64> {
-        if self.segment.mapping.lost() {
-            return Err(self.truncated());
-        }
-        Ok(version)
-    }
-
-    #[cold]
-    fn truncated(&self) -> ShmError {
-        ShmError::Truncated {
-            name: self.segment.name.clone(),
-        }
-    }
-
-    #[inline]
-    fn check_writable(&self) -> Result<()> {
-        let active = SegmentState::Active.to_word();
-        let mapping = &self.segment.mapping;
-        let state = mapping.state_word().load(Ordering::Relaxed);
-        if state == active && !self.in_child() && !mapping.lost() {
-            return Ok(());
-        }
-        Err(self.not_writable())
-    }
-
-    #[cold]
-    fn not_writable(&self) -> ShmError {
-        let name = self.segment.name.clone();
-        if self.segment.mapping.lost() {
-            return ShmError::Truncated { name };
-        }
-        if self.in_child() {
-            return ShmError::SegmentBusy {
-                pid: self.segment.writer_pid(),
-                name,
-            };
-        }
-        match self.segment.state() {
-            Ok(SegmentState::Sealed) => ShmError::Sealed { name },
-            Ok(_) => ShmError::Closed { name },
-            Err(corrupted) => corrupted,
-        }
-    }
-
-    /// Picks the slot for the next value and marks it as being written.
-    #[inline]
-    pub(crate) fn begin(&mut self) -> Result<(usize, u64)> {
-        self.check_writable()?;
-        let version = self.version + 2;
-        if version > publish_word::MAX_VERSION {
-            return Err(ShmError::ResourceExhausted {
-                name: Some(self.segment.name.clone()),
-                resource: Resource::Versions,
-                needed: 1,
-                available: Some(0),
-            });
-        }
-        let mapping = &self.segment.mapping;
-        let next = self.current + 1;
-        let slot = if self.version == 0 || next >= mapping.slots() {
-            0
-        } else {
-            next
-        };
-        seqlock::begin(mapping, slot, version);
-        Ok((slot, version))
-    }
-
-    /// Publishes what is in the slot.
-    #[inline]
-    pub(crate) fn commit(
-        &mut self,
-        slot: usize,
-        version: u64,
-        len: usize,
-        descriptor: Descriptor,
-        crc: u32,
-    ) {
-        let mapping = &self.segment.mapping;
-        let geometry = mapping.geometry();
-        let now = if geometry.has(flags::TIMESTAMP_COARSE) {
-            platform::monotonic_coarse_ns()
-        } else if geometry.has(flags::TIMESTAMP_PRECISE) {
-            platform::monotonic_ns()
-        } else {
-            0
-        };
-        let [kind, dtype, shape0, shape1, shape2] = descriptor.encode();
-        let put = |word, value| {
-            mapping
-                .slot_word(slot, word)
-                .store(value, Ordering::Relaxed);
-        };
-        put(SlotWord::Len, len as u64);
-        put(SlotWord::Timestamp, now);
-        put(SlotWord::Check, kind | u64::from(crc));
-        put(SlotWord::Dtype, dtype);
-        put(SlotWord::Shape0, shape0);
-        put(SlotWord::Shape1, shape1);
-        put(SlotWord::Shape2, shape2);
-        seqlock::commit(mapping, slot, version);
-        if geometry.has(flags::NOTIFY) && seqlock::must_wake(mapping) {
-            platform::futex_wake(mapping.notify());
-        }
-        self.current = slot;
-        self.version = version;
-        self.len = len;
-        self.descriptor = descriptor;
-    }
-
     /// A loan begins: whatever becomes of it, the slot's content is unknown from here on.
     pub(crate) fn note_unknown(&mut self, slot: usize) {
         self.lacks[slot] = Ranges::whole(self.capacity());
@@ -701,33 +387,4 @@ impl SegmentWriter {
     pub(crate) fn note_rewritten(&mut self) {
         self.rewritten = true;
     }
-}
-
-impl Drop for SegmentWriter {
-    /// Does what [`Self::close`] does; the files are removed in the background.
-    fn drop(&mut self) {
-        if self.give_back(true) {
-            reclaim::settle_later(self.segment.clone());
-        }
-    }
-}
-
-pub(crate) fn load_descriptor(mapping: &Mapping, slot: usize, len: usize) -> Option<Descriptor> {
-    let get = |word| mapping.slot_word(slot, word).load(Ordering::Relaxed);
-    let words = [
-        get(SlotWord::Check),
-        get(SlotWord::Dtype),
-        get(SlotWord::Shape0),
-        get(SlotWord::Shape1),
-        get(SlotWord::Shape2),
-    ];
-    Descriptor::decode(&words, len)
-}
-
-/// Whether `NoValue` came of a value that will never be completed.
-pub(crate) fn torn_by_death(segment: &Segment, why: NoValue) -> bool {
-    why == NoValue::Busy
-        && segment.mapping.slots() == 1
-        && segment.mapping.seq(0).load(Ordering::Acquire) % 2 != 0
-        && segment.writer_alive() == Some(false)
 }

@@ -1,20 +1,25 @@
 //! Lock-free readers (FR-002, FR-003, FR-007): loads only, on read-only mappings.
 
-use crate::descriptor::Descriptor;
+mod wait;
+
+pub use crate::value::ReadInfo;
+pub use wait::Waker;
+
 use crate::error::{Result, ShmError};
 use crate::layout::{SegmentState, flags};
-use crate::mapping::{Mapping, SlotWord};
+use crate::mapping::Mapping;
 use crate::options::SegmentOptions;
 use crate::platform;
 use crate::reclaim;
 use crate::segment::{Segment, corrupted};
-use crate::seqlock::{self, NoValue, Started, Words};
+use crate::seqlock::{self, NoValue, Words};
 use crate::view::{Attachment, SealedView};
 use crate::writer::torn_by_death;
 use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use wait::Bell;
 
 /// Copies that a read attempts before it gives up with `VersionConflict`.
 const COPIES: u32 = 64;
@@ -50,55 +55,6 @@ pub struct SegmentReader {
     seen: AtomicU64,
     buffer: Vec<u8>,
     bell: Arc<Bell>,
-}
-
-/// What a reader learns about a value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ReadInfo {
-    /// Its version.
-    pub version: u64,
-    /// Length of the whole value, in bytes.
-    pub len: usize,
-    /// When it was published: CLOCK_MONOTONIC nanoseconds, 0 without timestamps.
-    pub timestamp_ns: u64,
-    words: [u64; 5],
-}
-
-impl ReadInfo {
-    /// Format, element type and shape.
-    ///
-    /// # Errors
-    ///
-    /// [`ShmError::Corrupted`] when they do not fit the value.
-    pub fn descriptor(&self) -> Result<Descriptor> {
-        Descriptor::decode(&self.words, self.len)
-            .ok_or_else(|| corrupted("value", "its description does not fit its length"))
-    }
-
-    #[inline]
-    fn load(mapping: &Mapping, started: Started) -> Self {
-        let get = |word| {
-            mapping
-                .slot_word(started.slot, word)
-                .load(Ordering::Relaxed)
-        };
-        Self {
-            version: started.version,
-            len: get(SlotWord::Len) as usize,
-            timestamp_ns: get(SlotWord::Timestamp),
-            words: [
-                get(SlotWord::Check),
-                get(SlotWord::Dtype),
-                get(SlotWord::Shape0),
-                get(SlotWord::Shape1),
-                get(SlotWord::Shape2),
-            ],
-        }
-    }
-
-    fn crc(&self) -> u32 {
-        self.words[0] as u32
-    }
 }
 
 /// What came of copying a slot, before it is known whether the copy is whole.
@@ -234,7 +190,7 @@ impl SegmentReader {
         if self.mapping().geometry().has(flags::CRC32C) {
             self.check_crc(&info, crc32c::crc32c(&buffer[..info.len]))?;
         }
-        Ok(info)
+        Ok(self.note(info))
     }
 
     /// [`Self::read_into`] memory that others may alias (a Python buffer, say).
@@ -259,6 +215,7 @@ impl SegmentReader {
             mapping.copy_out_cells(slot, 0, &buffer[..info.len]);
             Copied::Done(info)
         })
+        .map(|info| self.note(info))
     }
 
     /// Fills `buffer` from `offset` of the current value on.
@@ -291,6 +248,7 @@ impl SegmentReader {
             mapping.copy_out(slot, offset, buffer);
             Copied::Done(info)
         })
+        .map(|info| self.note(info))
         .map_err(|error| match error {
             ShmError::OutOfBounds { capacity, .. } => self.outside(offset, len, capacity),
             other => other,
@@ -324,10 +282,7 @@ impl SegmentReader {
     ///
     /// Those of [`Self::read`].
     pub fn info(&self) -> Result<ReadInfo> {
-        let seen = self.seen.load(Ordering::Relaxed);
-        let info = self.copy(|_, _, info| Copied::Done(info));
-        self.seen.store(seen, Ordering::Relaxed);
-        info
+        self.copy(|_, _, info| Copied::Done(info))
     }
 
     /// How old the current value is.
@@ -357,7 +312,7 @@ impl SegmentReader {
         let mapping = self.mapping();
         let capacity = mapping.geometry().capacity;
         let copied = seqlock::read(mapping, self.limits(), |started| {
-            let info = ReadInfo::load(mapping, started);
+            let info = ReadInfo::load(mapping, started.slot, started.version);
             if info.len == 0 || info.len > capacity {
                 return Copied::Impossible;
             }
@@ -367,13 +322,17 @@ impl SegmentReader {
             return Err(self.truncated());
         }
         match copied {
-            Ok((started, Copied::Done(info))) => {
-                self.seen.store(started.version, Ordering::Relaxed);
-                Ok(info)
-            }
+            Ok((_, Copied::Done(info))) => Ok(info),
             Ok((_, other)) => Err(self.no_fit(&other)),
             Err(why) => Err(self.no_value(why)),
         }
+    }
+
+    /// Notes what this reader has read last.
+    #[inline]
+    fn note(&self, info: ReadInfo) -> ReadInfo {
+        self.seen.store(info.version, Ordering::Relaxed);
+        info
     }
 
     #[inline]
@@ -474,112 +433,6 @@ impl SegmentReader {
         self.version() == 0
     }
 
-    /// Sleeps until a version other than `since` is published; returns it. `None` waits for ever. No
-    /// polling: the writer wakes whoever sleeps.
-    ///
-    /// ```
-    /// # let dir = tempfile::tempdir().unwrap();
-    /// # let options = snakepit_shm::SegmentOptions::new("r").dir(dir.path());
-    /// # let mut writer = options.create().unwrap();
-    /// use std::time::Duration;
-    /// let reader = options.attach_reader().unwrap();
-    /// let sleeper = std::thread::spawn(move || reader.wait_changed(0, None));
-    /// writer.write(b"awake").unwrap();
-    /// assert_eq!(sleeper.join().unwrap().unwrap(), 2);
-    /// # writer.close().unwrap();
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`ShmError::Timeout`] (also when a [`Waker`] ends the wait), [`ShmError::Closed`] and
-    /// [`ShmError::Sealed`] when nothing newer will come, [`ShmError::Unsupported`] on a segment
-    /// without `notify`.
-    pub fn wait_changed(&self, since: u64, timeout: Option<Duration>) -> Result<u64> {
-        let mapping = self.mapping();
-        if !mapping.geometry().has(flags::NOTIFY) {
-            return Err(ShmError::Unsupported {
-                name: self.name().to_owned(),
-                operation: "wait_changed",
-                reason: "it was created without notify",
-            });
-        }
-        let started = Instant::now();
-        let rung = self.bell.rung.load(Ordering::SeqCst);
-        loop {
-            let version = self.version();
-            if version != since {
-                return Ok(version);
-            }
-            if mapping.lost() {
-                return Err(self.truncated());
-            }
-            let left = timeout.map(|t| t.saturating_sub(started.elapsed()));
-            if left == Some(Duration::ZERO) || self.bell.rung.load(Ordering::SeqCst) != rung {
-                return Err(ShmError::Timeout {
-                    name: self.name().to_owned(),
-                    after: started.elapsed(),
-                });
-            }
-            match self.segment().state()? {
-                SegmentState::Active => {}
-                // Looked at again: the value may have been published just before.
-                _ if self.version() != since => continue,
-                SegmentState::Sealed => {
-                    return Err(ShmError::Sealed {
-                        name: self.name().to_owned(),
-                    });
-                }
-                SegmentState::Closed => {
-                    return Err(ShmError::Closed {
-                        name: self.name().to_owned(),
-                    });
-                }
-            }
-            self.sleep(since, left, rung);
-        }
-    }
-
-    /// Sleeps once; may wake for no reason.
-    fn sleep(&self, since: u64, left: Option<Duration>, rung: u32) {
-        let mapping = self.mapping();
-        if !mapping.registers() {
-            std::thread::sleep(left.map_or(OBSERVER_PAUSE, |l| l.min(OBSERVER_PAUSE)));
-            return;
-        }
-        // Counted in the table, so that a sweep can take back what a dead sleeper left: the segment's
-        // count first, so that dying in between leaves it too high, never too low.
-        let mine = self.attachment.entry().map(|e| mapping.reader_waiting(e));
-        let word = seqlock::announce_wait(mapping, since);
-        if let Some(mine) = mine {
-            mine.fetch_add(1, Ordering::Relaxed);
-        }
-        if let Some(word) = word {
-            self.bell.sleepers.fetch_add(1, Ordering::SeqCst);
-            // A state change rings too; it bumps the futex word before it wakes, so it is seen here
-            // or ends the sleep.
-            let active = self
-                .segment()
-                .state()
-                .is_ok_and(|s| s == SegmentState::Active);
-            if active && self.bell.rung.load(Ordering::SeqCst) == rung {
-                platform::futex_wait(mapping.notify(), word, left);
-            }
-            self.bell.sleepers.fetch_sub(1, Ordering::SeqCst);
-        }
-        if let Some(mine) = mine {
-            let _ = mine.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
-        }
-        seqlock::retract_wait(mapping);
-    }
-
-    /// Ends this reader's waits from another thread.
-    pub fn waker(&self) -> Waker {
-        Waker {
-            attachment: self.attachment.clone(),
-            bell: self.bell.clone(),
-        }
-    }
-
     /// A view of the sealed value, without a copy.
     ///
     /// # Errors
@@ -660,35 +513,5 @@ impl SegmentReader {
 
     pub(crate) fn incarnation(&self) -> &str {
         &self.segment().incarnation
-    }
-}
-
-/// Ends waits of one reader in this process.
-#[derive(Debug, Default)]
-struct Bell {
-    rung: AtomicU32,
-    sleepers: AtomicU32,
-}
-
-/// Ends the waits of a [`SegmentReader`] from another thread.
-#[derive(Debug, Clone)]
-pub struct Waker {
-    attachment: Arc<Attachment>,
-    bell: Arc<Bell>,
-}
-
-impl Waker {
-    /// Makes the calls of [`SegmentReader::wait_changed`] that are under way return with `Timeout`.
-    pub fn wake(&self) {
-        self.bell.rung.fetch_add(1, Ordering::SeqCst);
-        // A reader cannot change the futex word, so a sleeper between its last look at the bell and
-        // its sleep needs another wake.
-        for _ in 0..1000 {
-            if self.bell.sleepers.load(Ordering::SeqCst) == 0 {
-                return;
-            }
-            platform::futex_wake(self.attachment.segment.mapping.notify());
-            std::thread::sleep(Duration::from_micros(20));
-        }
     }
 }

@@ -1,0 +1,53 @@
+//! What a slot's header says about its value.
+
+use crate::descriptor::Descriptor;
+use crate::error::Result;
+use crate::mapping::{Mapping, SlotWord};
+use crate::segment::corrupted;
+use std::sync::atomic::Ordering;
+
+/// What a reader learns about a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadInfo {
+    /// Its version.
+    pub version: u64,
+    /// Length of the whole value, in bytes.
+    pub len: usize,
+    /// When it was published: CLOCK_MONOTONIC nanoseconds, 0 without timestamps.
+    pub timestamp_ns: u64,
+    words: [u64; 5],
+}
+
+impl ReadInfo {
+    /// Format, element type and shape.
+    ///
+    /// # Errors
+    ///
+    /// [`ShmError::Corrupted`] when they do not fit the value.
+    pub fn descriptor(&self) -> Result<Descriptor> {
+        Descriptor::decode(&self.words, self.len)
+            .ok_or_else(|| corrupted("value", "its description does not fit its length"))
+    }
+
+    /// Loads the words; whether they belong together is the seqlock's to say.
+    #[inline]
+    pub(crate) fn load(mapping: &Mapping, slot: usize, version: u64) -> Self {
+        let get = |word| mapping.slot_word(slot, word).load(Ordering::Relaxed);
+        Self {
+            version,
+            len: get(SlotWord::Len) as usize,
+            timestamp_ns: get(SlotWord::Timestamp),
+            words: [
+                get(SlotWord::Check),
+                get(SlotWord::Dtype),
+                get(SlotWord::Shape0),
+                get(SlotWord::Shape1),
+                get(SlotWord::Shape2),
+            ],
+        }
+    }
+
+    pub(crate) fn crc(&self) -> u32 {
+        self.words[0] as u32
+    }
+}

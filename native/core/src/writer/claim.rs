@@ -1,0 +1,223 @@
+//! The writer claim: how it is taken over, given back, and what the next writer finds.
+
+use super::SegmentWriter;
+use crate::descriptor::Descriptor;
+use crate::error::{Result, ShmError};
+use crate::layout::{SegmentState, publish_word};
+use crate::options::SegmentOptions;
+use crate::patch::Ranges;
+use crate::platform;
+use crate::reclaim;
+use crate::segment::{Segment, corrupted};
+use crate::seqlock::{self, NoValue, Words};
+use crate::value::ReadInfo;
+use std::sync::atomic::Ordering;
+
+impl SegmentOptions {
+    /// Takes over a segment whose writer has gone: released it, or died. The last complete value
+    /// stays, versions go on, the generation is one more; what the dead writer had half written is
+    /// discarded.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// use snakepit_shm::SegmentOptions;
+    /// let options = SegmentOptions::new("handed-over").dir(dir.path());
+    /// let mut old = options.create().unwrap();
+    /// old.write(b"one").unwrap();
+    /// assert_eq!(options.attach_writer().unwrap_err().code(), "segment_busy");
+    /// old.release().unwrap();
+    ///
+    /// let mut new = options.attach_writer().unwrap();
+    /// assert_eq!(new.write(b"two").unwrap(), 4);
+    /// new.close().unwrap();
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ShmError::SegmentBusy`] while a living process (this one included) holds the claim,
+    /// [`ShmError::Sealed`], and those of [`SegmentOptions::attach_reader`].
+    pub fn attach_writer(&self) -> Result<SegmentWriter> {
+        let (segment, _) = Segment::open(self, true)?;
+        claim(&segment)?;
+        let mut writer = SegmentWriter::new(segment);
+        writer.resume()?;
+        tracing::info!(name = %writer.segment.name, "took over");
+        Ok(writer)
+    }
+}
+
+/// Takes the writer claim, or says who has it.
+fn claim(segment: &Segment) -> Result<()> {
+    let Some(participant) = &segment.participant else {
+        return Err(corrupted(&segment.name, "writer without participant"));
+    };
+    let mapping = &segment.mapping;
+    // Refused without the lock: within microseconds.
+    let held = mapping.writer_key().load(Ordering::Acquire);
+    let busy = || ShmError::SegmentBusy {
+        name: segment.name.clone(),
+        pid: segment.writer_pid(),
+    };
+    if held != 0 && participant.is_alive(held) {
+        return Err(busy());
+    }
+    let _lock = participant.lock_namespace()?;
+    if reclaim::still_named(segment)?.is_none() {
+        return Err(ShmError::NotFound {
+            name: segment.name.clone(),
+        });
+    }
+    // Nobody removes it while we hold the lock: a mark is of a remover that died.
+    mapping.removed().store(0, Ordering::SeqCst);
+    match segment.state()? {
+        SegmentState::Active => {}
+        SegmentState::Sealed => {
+            return Err(ShmError::Sealed {
+                name: segment.name.clone(),
+            });
+        }
+        SegmentState::Closed => {
+            return Err(ShmError::Closed {
+                name: segment.name.clone(),
+            });
+        }
+    }
+    // Acquire pairs with the Release of whoever gave the claim back. A claim taken since we looked
+    // makes this fail.
+    mapping
+        .writer_key()
+        .compare_exchange(held, participant.key(), Ordering::AcqRel, Ordering::Acquire)
+        .map_err(|_| busy())?;
+    mapping.orphaned().store(0, Ordering::Relaxed);
+    mapping.generation().fetch_add(1, Ordering::Relaxed);
+    if held != 0 {
+        mapping.takeovers().fetch_add(1, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+impl SegmentWriter {
+    /// After a takeover: finds the last complete value and discards what is half written.
+    fn resume(&mut self) -> Result<()> {
+        let mapping = &self.segment.mapping;
+        let capacity = mapping.geometry().capacity;
+        self.lacks.fill(Ranges::whole(capacity));
+        let (published, slot) = seqlock::latest(mapping);
+        if published % 2 != 0 || slot >= mapping.slots() {
+            return Err(corrupted(
+                &self.segment.name,
+                "its publish word names no slot",
+            ));
+        }
+        let (mut version, mut current) = (published, slot);
+        for slot in 0..mapping.slots() {
+            let seq = mapping.seq(slot).load(Ordering::Acquire);
+            if seq == version + 2 && version < publish_word::MAX_VERSION - 2 {
+                // Complete, but its writer died before it could say so.
+                (version, current) = (seq, slot);
+                mapping
+                    .publish()
+                    .store(publish_word::pack(version, slot), Ordering::Release);
+                break;
+            }
+        }
+        let torn = (0..mapping.slots())
+            .filter(|slot| mapping.seq(*slot).load(Ordering::Relaxed) % 2 != 0)
+            .count();
+        mapping
+            .discarded()
+            .fetch_add(torn as u64, Ordering::Relaxed);
+        let intact = version != 0 && mapping.seq(current).load(Ordering::Relaxed) == version;
+        self.version = version;
+        self.current = current;
+        if intact {
+            let info = ReadInfo::load(mapping, current, version);
+            self.len = info.len.min(capacity);
+            self.descriptor = info.descriptor().unwrap_or(Descriptor::RAW);
+        } else {
+            // One slot, torn: a patch has nothing to build on, so it builds on nothing.
+            self.len = 0;
+        }
+        Ok(())
+    }
+
+    /// Gives the claim back and ends the segment: with no reader left it is removed at once, else
+    /// when the last one detaches.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// let writer = snakepit_shm::SegmentOptions::new("w").dir(dir.path()).create().unwrap();
+    /// writer.close().unwrap();
+    /// assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ShmError::PermissionDenied`] or [`ShmError::Io`] when the files cannot be removed.
+    pub fn close(mut self) -> Result<()> {
+        self.give_back(true);
+        reclaim::settle(&self.segment)
+    }
+
+    /// Gives the claim back and leaves the segment for another writer (hand-over, rolling updates).
+    ///
+    /// # Errors
+    ///
+    /// None at present.
+    pub fn release(mut self) -> Result<()> {
+        self.give_back(false);
+        Ok(())
+    }
+
+    /// Returns whether the claim was ours to give back.
+    fn give_back(&mut self, close: bool) -> bool {
+        if !std::mem::take(&mut self.holds_claim) || self.in_child() {
+            return false;
+        }
+        let mapping = &self.segment.mapping;
+        // Released: the grace for the next writer begins. Closed: there is none.
+        let since = if close {
+            0
+        } else {
+            platform::monotonic_ns().max(1)
+        };
+        mapping.orphaned().store(since, Ordering::Relaxed);
+        if close {
+            // A sealed segment stays sealed; its end shows in the claim that nobody holds.
+            let _ = mapping.state_word().compare_exchange(
+                SegmentState::Active.to_word(),
+                SegmentState::Closed.to_word(),
+                Ordering::Release,
+                Ordering::Relaxed,
+            );
+        }
+        if let Some(participant) = &self.segment.participant {
+            // Release: the next writer sees all that this one wrote. Only if it still is ours.
+            let _ = mapping.writer_key().compare_exchange(
+                participant.key(),
+                0,
+                Ordering::Release,
+                Ordering::Relaxed,
+            );
+        }
+        self.segment.wake_all();
+        true
+    }
+}
+
+impl Drop for SegmentWriter {
+    /// Does what [`Self::close`] does; the files are removed in the background.
+    fn drop(&mut self) {
+        if self.give_back(true) {
+            reclaim::settle_later(self.segment.clone());
+        }
+    }
+}
+
+/// Whether `NoValue` came of a value that will never be completed.
+pub(crate) fn torn_by_death(segment: &Segment, why: NoValue) -> bool {
+    why == NoValue::Busy
+        && segment.mapping.slots() == 1
+        && segment.mapping.seq(0).load(Ordering::Acquire) % 2 != 0
+        && segment.writer_alive() == Some(false)
+}
