@@ -200,10 +200,9 @@ impl SealedView {
         let descriptor = info
             .descriptor()
             .map_err(|_| corrupted(name, "description of its value"))?;
-        if mapping.geometry().has(flags::CRC32C) {
-            if mapping.checksum(started.slot, len) != info.crc() {
-                return Err(corrupted(name, "checksum of its value"));
-            }
+        let checked = mapping.geometry().has(flags::CRC32C);
+        if checked && mapping.checksum(started.slot, len) != info.crc() {
+            return Err(corrupted(name, "checksum of its value"));
         }
         Ok(Self {
             sealed,
