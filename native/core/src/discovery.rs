@@ -207,7 +207,7 @@ impl Seen {
             pids: HashMap::new(),
         };
         for name in reclaim::names(place)? {
-            seen.look(place, &name);
+            seen.look(place, &name)?;
         }
         Ok(seen)
     }
@@ -235,7 +235,7 @@ impl Seen {
             match change {
                 Change::Appeared(file) | Change::Vanished(file) => {
                     if let Some(name) = place.name_of_meta(&file) {
-                        self.look(place, name);
+                        self.look(place, name)?;
                     }
                 }
                 Change::Unknown => {
@@ -249,16 +249,21 @@ impl Seen {
         Ok(())
     }
 
-    /// Looks at one name anew.
-    fn look(&mut self, place: &Place, name: &str) {
+    /// Looks at one name anew. What is wrong with the segment is remembered; what is wrong with us (no
+    /// address space, no descriptors) is an error.
+    fn look(&mut self, place: &Place, name: &str) -> Result<()> {
         match Known::open(place, name) {
             Err(ShmError::NotFound { .. }) => {
                 self.segments.remove(name);
+            }
+            Err(error @ (ShmError::ResourceExhausted { .. } | ShmError::Io { .. })) => {
+                return Err(error);
             }
             known => {
                 self.segments.insert(name.to_owned(), known);
             }
         }
+        Ok(())
     }
 }
 

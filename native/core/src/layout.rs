@@ -1,7 +1,7 @@
 //! Format version 1: where every byte of a segment lies (`docs/format.md`).
 //!
 //! Little-endian, offsets fixed. This module computes and checks; it touches no memory. What it
-//! decodes comes from a file that anybody may have written, so [`Geometry::decode`] believes
+//! decodes comes from a file that anybody may have written, so `Geometry::decode` believes
 //! nothing: every field is bounded before it is used in arithmetic, and all arithmetic is checked.
 
 /// First eight bytes of every segment.

@@ -384,6 +384,15 @@ impl Mapping {
         self.slots.advise(memmap2::Advice::HugePage)
     }
 
+    /// Maps the slots' pages, which are reserved, in one system call (MADV_POPULATE_WRITE, Linux 5.14);
+    /// older kernels leave it to the first touch.
+    pub(crate) fn prefault(&self) -> io::Result<()> {
+        match self.slots.advise(memmap2::Advice::PopulateWrite) {
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+            other => other,
+        }
+    }
+
     /// Binds the pages of the slots to a NUMA node, before they are touched.
     pub(crate) fn bind_to_node(&self, node: u32) -> io::Result<()> {
         platform::bind_to_node(self.slots.as_mut_ptr(), self.slots.len(), node)

@@ -84,6 +84,7 @@ pub struct SegmentOptions {
     pub(crate) reserve: Reserve,
     pub(crate) lock_memory: bool,
     pub(crate) huge_pages: bool,
+    pub(crate) prefault: bool,
     pub(crate) numa_node: Option<u32>,
     pub(crate) integrity: Integrity,
     pub(crate) notify: bool,
@@ -109,6 +110,7 @@ impl SegmentOptions {
             reserve: Reserve::default(),
             lock_memory: false,
             huge_pages: false,
+            prefault: false,
             numa_node: None,
             integrity: Integrity::default(),
             notify: true,
@@ -179,6 +181,14 @@ impl SegmentOptions {
     /// Huge pages under the slots. Refused with `InvalidOption` where the mount has no `huge=` option.
     pub fn huge_pages(mut self, huge: bool) -> Self {
         self.huge_pages = huge;
+        self
+    }
+
+    /// Maps the slots' pages at creation, in one system call rather than by one fault a page at the
+    /// first write. Pays when all of a large segment is written soon. Without effect on lazily reserved
+    /// segments.
+    pub fn prefault(mut self, prefault: bool) -> Self {
+        self.prefault = prefault;
         self
     }
 

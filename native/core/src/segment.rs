@@ -280,6 +280,11 @@ fn build(
     if options.reserve == Reserve::Eager {
         let slots_at = geometry.control + geometry.control_len(page);
         reserve(slots_at, len - slots_at)?;
+        if options.prefault {
+            mapping
+                .prefault()
+                .map_err(|e| ShmError::from_io(name, "prefault", e))?;
+        }
     }
     if options.lock_memory {
         lock_memory(name, &mapping, &geometry)?;

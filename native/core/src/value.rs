@@ -23,7 +23,7 @@ impl ReadInfo {
     ///
     /// # Errors
     ///
-    /// [`ShmError::Corrupted`] when they do not fit the value.
+    /// [`ShmError::Corrupted`](crate::ShmError::Corrupted) when they do not fit the value.
     pub fn descriptor(&self) -> Result<Descriptor> {
         Descriptor::decode(&self.words, self.len)
             .ok_or_else(|| corrupted("value", "its description does not fit its length"))

@@ -242,6 +242,22 @@ fn a_dead_writer_is_followed() {
     mine.close().unwrap();
 }
 
+#[test]
+fn removing_takes_no_later_segment_of_the_name() {
+    let shm = Shm::new();
+    let first = shm.options("x").create().unwrap();
+    let reader = shm.options("x").attach_reader().unwrap();
+    assert_eq!(reader.incarnation(), first.incarnation());
+    shm.options("x").remove().unwrap();
+    let second = shm.options("x").create().unwrap();
+    assert_ne!(second.incarnation(), reader.incarnation());
+    assert_eq!(first.remove().unwrap_err().code(), "not_found");
+    assert_eq!(reader.state().unwrap(), SegmentState::Closed);
+    assert!(shm.options("x").inspect().is_ok());
+    second.remove().unwrap();
+    reader.close().unwrap();
+}
+
 /// Stays in the middle of a write for ever.
 fn stuck_writer(dir: &Path) {
     let slots = hear().parse().unwrap();

@@ -331,7 +331,10 @@ impl SegmentReader {
     /// Notes what this reader has read last.
     #[inline]
     fn note(&self, info: ReadInfo) -> ReadInfo {
-        self.seen.store(info.version, Ordering::Relaxed);
+        // Stored only when it differs: threads that share a reader do not fight for its cache line.
+        if self.seen.load(Ordering::Relaxed) != info.version {
+            self.seen.store(info.version, Ordering::Relaxed);
+        }
         info
     }
 
@@ -511,7 +514,8 @@ impl SegmentReader {
         reclaim::settle(&segment)
     }
 
-    pub(crate) fn incarnation(&self) -> &str {
+    /// Random id of this very segment (32 hex digits): another segment of the same name has another.
+    pub fn incarnation(&self) -> &str {
         &self.segment().incarnation
     }
 }

@@ -6,8 +6,8 @@ use crate::layout::{SegmentState, flags};
 use crate::platform;
 use crate::seqlock::{self, Words};
 use crate::view::Attachment;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 impl SegmentReader {
@@ -112,7 +112,7 @@ impl SegmentReader {
     /// Ends this reader's waits from another thread.
     pub fn waker(&self) -> Waker {
         Waker {
-            attachment: self.attachment.clone(),
+            attachment: Arc::downgrade(&self.attachment),
             bell: self.bell.clone(),
         }
     }
@@ -128,7 +128,8 @@ pub(super) struct Bell {
 /// Ends the waits of a [`SegmentReader`] from another thread.
 #[derive(Debug, Clone)]
 pub struct Waker {
-    attachment: Arc<Attachment>,
+    /// Weak: a waker that is kept somewhere keeps no segment.
+    attachment: Weak<Attachment>,
     bell: Arc<Bell>,
 }
 
@@ -142,7 +143,11 @@ impl Waker {
             if self.bell.sleepers.load(Ordering::SeqCst) == 0 {
                 return;
             }
-            platform::futex_wake(self.attachment.segment.mapping.notify());
+            let Some(attachment) = self.attachment.upgrade() else {
+                return; // whoever sleeps holds it
+            };
+            platform::futex_wake(attachment.segment.mapping.notify());
+            drop(attachment);
             std::thread::sleep(Duration::from_micros(20));
         }
     }

@@ -159,6 +159,21 @@ impl SegmentWriter {
         reclaim::settle(&self.segment)
     }
 
+    /// Gives the claim back and removes the segment at once, whoever reads it: attached readers keep
+    /// what they have mapped and are told that it is closed.
+    ///
+    /// # Errors
+    ///
+    /// [`ShmError::NotFound`] when it was removed already, and those of [`Self::close`].
+    pub fn remove(mut self) -> Result<()> {
+        self.give_back(true);
+        let segment = &self.segment;
+        SegmentOptions::new(&segment.name)
+            .namespace(&segment.place.namespace)
+            .dir(&segment.place.dir)
+            .remove_if(&segment.place, &segment.incarnation)
+    }
+
     /// Gives the claim back and leaves the segment for another writer (hand-over, rolling updates).
     ///
     /// # Errors

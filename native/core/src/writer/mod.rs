@@ -349,6 +349,11 @@ impl SegmentWriter {
         &self.segment.name
     }
 
+    /// Random id of this very segment (32 hex digits): another segment of the same name has another.
+    pub fn incarnation(&self) -> &str {
+        &self.segment.incarnation
+    }
+
     /// Longest value, in bytes.
     pub fn capacity(&self) -> usize {
         self.segment.mapping.geometry().capacity

@@ -1,0 +1,411 @@
+defmodule Snakepit.SharedMemory do
+  @moduledoc """
+  Shared memory between the BEAM and other processes of the machine, without a copy.
+
+  A **region** is a named piece of shared memory with one writer and any number of readers, in
+  this VM, in Python (`snakepit_shm`) or in Rust (`snakepit-shm`). Bulk bytes never pass through a
+  process mailbox, a pipe or JSON: only a small handle does.
+
+  ## Handing a value over
+
+  `share/2` puts bytes into a region that can never change again and answers a handle, a map that
+  survives JSON. `fetch/2` turns a handle into a binary that lies on the shared memory itself:
+
+      iex> alias Snakepit.SharedMemory
+      iex> {:ok, handle} = SharedMemory.share(<<1.0::float-32-little, 2.0::float-32-little>>, dtype: :f32)
+      iex> {handle["dtype"], handle["shape"], handle["bytes"]}
+      {"<f4", [2], 8}
+      iex> {:ok, binary} = SharedMemory.fetch(handle)
+      iex> binary
+      <<1.0::float-32-little, 2.0::float-32-little>>
+      iex> {:ok, _id} = SharedMemory.deallocate_region(handle)
+
+  In Python, `snakepit_shm.resolve(handle)` is the same value as a numpy array, also without a copy.
+
+  ## A value that changes
+
+      iex> alias Snakepit.SharedMemory
+      iex> {:ok, id} = SharedMemory.allocate_region(4096)
+      iex> {:ok, ref} = SharedMemory.subscribe(id)
+      iex> {:ok, version} = SharedMemory.write(id, ["21.5", ?\\s, "C"])
+      iex> receive do
+      ...>   {:snakepit_shm, ^ref, {:changed, ^id, ^version}} -> SharedMemory.read!(id)
+      ...> end
+      "21.5 C"
+      iex> {:ok, ^id} = SharedMemory.deallocate_region(id)
+
+  Readers never wait for the writer and the writer never waits for readers.
+
+  ## What a region is called
+
+  Where a function takes a region it takes an id (a string), a `%Snakepit.SharedMemory.Region{}` that
+  `map_region/2` returned (fastest: no lookup), or a handle. An id may also name a region of
+  another OS process in the same namespace; reading one repeatedly is what `map_region/2` is for.
+
+  ## Who owns what
+
+  The process that allocates a region owns it, unless it names another: when the owner dies the
+  region is removed. What a process has mapped is given back when it dies. Binaries from
+  `binary/2` and `fetch/2` stay valid however the region ends; their memory goes when the last of
+  them is garbage-collected.
+
+  ## Answers
+
+  Every function answers `{:ok, _}` or `{:error, %Snakepit.SharedMemory.Error{}}` and has a twin with
+  `!` that returns the value or raises the error. Options are keyword lists or maps. All functions
+  that take a region also take `:namespace` and `:dir`, for regions outside the configured ones.
+  See `Snakepit.SharedMemory.Config` for the configuration and `Snakepit.SharedMemory.Telemetry` for the
+  events.
+  """
+
+  alias Snakepit.SharedMemory.{Error, Exchange, Inspection, Lifecycle, Reading, Region}
+  alias Snakepit.SharedMemory.{Subscription, Writing}
+
+  @typedoc "A region's id: its name in shared memory, 1 to 128 of `A-Z a-z 0-9 . _ -`."
+  @type id :: String.t()
+
+  @typedoc "A sealed value, named by a JSON-safe map with string keys."
+  @type handle :: %{required(String.t()) => term()}
+
+  @typedoc "What names a region."
+  @type region :: id() | Region.t() | handle()
+
+  @typedoc "Options, as a keyword list or a map with atom keys."
+  @type options :: keyword() | %{optional(atom()) => term()}
+
+  @typedoc "Even, and 2 more with every write; 0 before the first."
+  @type version :: non_neg_integer()
+
+  @type result(value) :: {:ok, value} | {:error, Error.t()}
+
+  # -- life of a region -----------------------------------------------------------------------
+
+  @doc """
+  Creates a region that holds values of up to `size` bytes and answers its id.
+
+  `size` is 4 KiB to 1 GiB and a multiple of the page size.
+
+  Options:
+
+    * `:name` - the id. Default: generated, `shm_<time>_<random>`
+    * `:owner` - pid of this node whose death removes the region. Default: the caller
+    * `:metadata` - a map for `get_region_info/2` to show. It stays in this VM
+    * `:slots` - 1 to 64 values kept at once. With two or more, readers always find a complete
+      value. Default: 4 up to 1 MiB, 2 above
+    * `:max_readers` - room in the table of OS-level readers, 1 to 16,384. Default: 1,024
+    * `:integrity` - `:crc32c` adds a checksum that every read checks. Default: `:none`
+    * `:notify` - `false` makes writes a little cheaper and `subscribe/2` impossible. Default: `true`
+    * `:timestamps` - `:off`, `:coarse` (1 to 10 ms) or `:precise`. Default: `:coarse`
+    * `:reserve` - `:eager` takes the memory now, `:lazy` when it is touched. Default: `:eager`
+    * `:permissions` - mode of the files. Default: `0o600`
+    * `:schema_id` - 64 bits that tell layouts of the value apart. Default: 0
+
+      iex> {:ok, id} = Snakepit.SharedMemory.allocate_region(8192, name: "doc-allocate", slots: 2)
+      iex> id
+      "doc-allocate"
+      iex> {:error, error} = Snakepit.SharedMemory.allocate_region(8192, name: "doc-allocate")
+      iex> error.code
+      :already_exists
+      iex> {:error, error} = Snakepit.SharedMemory.allocate_region(5000)
+      iex> error.remedy
+      "ask for 8192 bytes"
+      iex> {:ok, _} = Snakepit.SharedMemory.deallocate_region("doc-allocate")
+  """
+  @spec allocate_region(pos_integer(), options()) :: result(id())
+  def allocate_region(size, opts \\ []), do: Lifecycle.allocate(size, opts)
+
+  @doc "Like `allocate_region/2`, but returns the id or raises."
+  @spec allocate_region!(pos_integer(), options()) :: id()
+  def allocate_region!(size, opts \\ []), do: bang(allocate_region(size, opts))
+
+  @doc """
+  Maps a region into this VM for the calling process, until it unmaps it or dies.
+
+  Options:
+
+    * `:access_mode` - `:read_only` or `:read_write`. Default: what is possible without taking
+      anything from anybody: `:read_write` for regions of this VM, `:read_only` for others.
+      `:read_write` on another's region takes its writer's place, and is refused (`:segment_busy`)
+      while there is one
+
+      iex> id = Snakepit.SharedMemory.allocate_region!(4096)
+      iex> {:ok, region} = Snakepit.SharedMemory.map_region(id)
+      iex> {region.size, region.access_mode}
+      {4096, :read_write}
+      iex> {:ok, 2} = Snakepit.SharedMemory.write(region, "mapped")
+      iex> Snakepit.SharedMemory.read!(region)
+      "mapped"
+      iex> {:ok, ^id} = Snakepit.SharedMemory.unmap_region(region)
+      iex> {:error, error} = Snakepit.SharedMemory.read(region)
+      iex> error.code
+      :closed
+      iex> {:ok, ^id} = Snakepit.SharedMemory.deallocate_region(id)
+  """
+  @spec map_region(region(), options()) :: result(Region.t())
+  def map_region(region, opts \\ []), do: Lifecycle.map(region, opts)
+
+  @doc "Like `map_region/2`, but returns the mapping or raises."
+  @spec map_region!(region(), options()) :: Region.t()
+  def map_region!(region, opts \\ []), do: bang(map_region(region, opts))
+
+  @doc """
+  Gives back a mapping of the calling process; given an id, one of its mappings of that region.
+
+  Binaries from `binary/2` stay valid.
+  """
+  @spec unmap_region(region(), options()) :: result(id())
+  def unmap_region(region, opts \\ []), do: Lifecycle.unmap(region, opts)
+
+  @doc "Like `unmap_region/2`, but returns the id or raises."
+  @spec unmap_region!(region(), options()) :: id()
+  def unmap_region!(region, opts \\ []), do: bang(unmap_region(region, opts))
+
+  @doc """
+  Removes a region, whoever owns it.
+
+  Nobody finds it any more; those who have it mapped keep what they have and are told that it is
+  closed. Given a handle, only that very region is removed, not a later one of the same name.
+
+      iex> id = Snakepit.SharedMemory.allocate_region!(4096)
+      iex> Snakepit.SharedMemory.deallocate_region(id) == {:ok, id}
+      true
+      iex> {:error, error} = Snakepit.SharedMemory.deallocate_region(id)
+      iex> error.code
+      :not_found
+  """
+  @spec deallocate_region(region(), options()) :: result(id())
+  def deallocate_region(region, opts \\ []), do: Lifecycle.deallocate(region, opts)
+
+  @doc "Like `deallocate_region/2`, but returns the id or raises."
+  @spec deallocate_region!(region(), options()) :: id()
+  def deallocate_region!(region, opts \\ []), do: bang(deallocate_region(region, opts))
+
+  # -- bytes in and out -----------------------------------------------------------------------
+
+  @doc """
+  Publishes a value and answers its version.
+
+  `data` is iodata of 1 byte up to the region's size; it is written as it is, without flattening.
+
+  Options:
+
+    * `:offset` - publishes the previous value with `data` patched in there, perhaps extended by it
+    * `:dtype`, `:shape` - describe an array, see `Snakepit.SharedMemory.Dtype`. Default of `:shape`:
+      one dimension
+    * `:format` - `:raw`, `:numpy` or `:arrow_ipc`. Default: `:numpy` with a dtype, else `:raw`
+
+      iex> id = Snakepit.SharedMemory.allocate_region!(4096)
+      iex> Snakepit.SharedMemory.write(id, ["hello", [?\\s | "world"]])
+      {:ok, 2}
+      iex> Snakepit.SharedMemory.write(id, "there", offset: 6)
+      {:ok, 4}
+      iex> Snakepit.SharedMemory.read(id)
+      {:ok, "hello there"}
+      iex> Snakepit.SharedMemory.deallocate_region!(id) == id
+      true
+  """
+  @spec write(region(), iodata(), options()) :: result(version())
+  def write(region, data, opts \\ []), do: Writing.write(region, data, opts)
+
+  @doc "Like `write/3`, but returns the version or raises."
+  @spec write!(region(), iodata(), options()) :: version()
+  def write!(region, data, opts \\ []), do: bang(write(region, data, opts))
+
+  @doc """
+  Copies the current value into a binary.
+
+  Options:
+
+    * `:offset`, `:length` - only that part. Default: to the end of the value
+    * `:max_age` - milliseconds; an older value is an error with code `:stale`
+
+      iex> id = Snakepit.SharedMemory.allocate_region!(4096)
+      iex> {:error, %{code: :empty}} = Snakepit.SharedMemory.read(id)
+      iex> Snakepit.SharedMemory.write!(id, "temperature")
+      iex> Snakepit.SharedMemory.read(id, offset: 4, length: 3)
+      {:ok, "era"}
+      iex> {:ok, "temperature"} = Snakepit.SharedMemory.read(id, max_age: 60_000)
+      iex> Snakepit.SharedMemory.deallocate_region!(id) == id
+      true
+  """
+  @spec read(region(), options()) :: result(binary())
+  def read(region, opts \\ []), do: Reading.read(region, opts)
+
+  @doc "Like `read/2`, but returns the binary or raises."
+  @spec read!(region(), options()) :: binary()
+  def read!(region, opts \\ []), do: bang(read(region, opts))
+
+  @doc """
+  Makes the current value the last one: a sealed region can never be written again.
+
+  Answers the version of that value. Only sealed regions have handles and zero-copy binaries.
+  """
+  @spec seal(region(), options()) :: result(version())
+  def seal(region, opts \\ []), do: Writing.seal(region, opts)
+
+  @doc "Like `seal/2`, but returns the version or raises."
+  @spec seal!(region(), options()) :: version()
+  def seal!(region, opts \\ []), do: bang(seal(region, opts))
+
+  @doc """
+  The value of a sealed region as a binary on the shared memory itself: no byte is copied.
+
+  The mapping goes when the binary and all its sub-binaries have been garbage-collected. Copy
+  (`:binary.copy/1`) the small part of a large value that you mean to keep for long.
+
+      iex> id = Snakepit.SharedMemory.allocate_region!(4096, slots: 1)
+      iex> Snakepit.SharedMemory.write!(id, "for ever")
+      iex> {:error, %{code: :not_sealed}} = Snakepit.SharedMemory.binary(id)
+      iex> Snakepit.SharedMemory.seal!(id)
+      iex> Snakepit.SharedMemory.binary(id)
+      {:ok, "for ever"}
+      iex> Snakepit.SharedMemory.deallocate_region!(id) == id
+      true
+  """
+  @spec binary(region(), options()) :: result(binary())
+  def binary(region, opts \\ []), do: Exchange.binary(region, opts)
+
+  @doc "Like `binary/2`, but returns the binary or raises."
+  @spec binary!(region(), options()) :: binary()
+  def binary!(region, opts \\ []), do: bang(binary(region, opts))
+
+  @doc """
+  Puts `data` into a sealed region of its own and answers a handle to it.
+
+  The caller owns the region, unless `:owner` says otherwise: it stays until the owner dies or
+  `deallocate_region/2` is called with the handle. Options are those of `allocate_region/2` but
+  `:slots`, `:notify` and `:max_readers`, and `:dtype`, `:shape` and `:format` as in `write/3`.
+
+      iex> {:ok, handle} = Snakepit.SharedMemory.share(["any ", "iodata"])
+      iex> Snakepit.SharedMemory.fetch!(handle)
+      "any iodata"
+      iex> Snakepit.SharedMemory.deallocate_region!(handle) == handle["name"]
+      true
+  """
+  @spec share(iodata(), options()) :: result(handle())
+  def share(data, opts \\ []), do: Exchange.share(data, opts)
+
+  @doc "Like `share/2`, but returns the handle or raises."
+  @spec share!(iodata(), options()) :: handle()
+  def share!(data, opts \\ []), do: bang(share(data, opts))
+
+  @doc """
+  The value that a handle names, as a binary on the shared memory itself.
+
+  `handle` is the map as `share/2` returned it or as it came from Python and was decoded from JSON,
+  with string keys. A handle that was tampered with, or whose region is gone or another, is an error.
+  """
+  @spec fetch(handle(), options()) :: result(binary())
+  def fetch(handle, opts \\ []), do: Exchange.fetch(handle, opts)
+
+  @doc "Like `fetch/2`, but returns the binary or raises."
+  @spec fetch!(handle(), options()) :: binary()
+  def fetch!(handle, opts \\ []), do: bang(fetch(handle, opts))
+
+  # -- what there is --------------------------------------------------------------------------
+
+  @doc """
+  What is known about a region.
+
+    * `:id`, `:namespace`, `:size` (capacity in bytes), `:slots`, `:state` (`:active`, `:sealed`, `:closed`)
+    * `:version`, `:bytes` - of the current value (0 before the first); `:generation` - how often the
+      writer has changed
+    * `:created_at`, `:last_accessed` - `DateTime`; the latter is the last write as far as it is
+      known: to the value's timestamp here, to the file's in a list
+    * `:owner_pid`, `:metadata` - nil and `%{}` for regions of other OS processes
+    * `:reference_count` - the owner and the mappings of this VM; `:reader_count` - attached readers
+      of all OS processes
+    * `:platform_handle` - the OS process that writes it, its module and its file
+
+      iex> id = Snakepit.SharedMemory.allocate_region!(4096, metadata: %{unit: "K"})
+      iex> {:ok, info} = Snakepit.SharedMemory.get_region_info(id)
+      iex> {info.size, info.state, info.owner_pid == self(), info.metadata, info.reference_count}
+      {4096, :active, true, %{unit: "K"}, 1}
+      iex> Snakepit.SharedMemory.deallocate_region!(id) == id
+      true
+  """
+  @spec get_region_info(region(), options()) :: result(map())
+  def get_region_info(region, opts \\ []), do: Inspection.info(region, opts)
+
+  @doc "Like `get_region_info/2`, but returns the map or raises."
+  @spec get_region_info!(region(), options()) :: map()
+  def get_region_info!(region, opts \\ []), do: bang(get_region_info(region, opts))
+
+  @doc """
+  All regions of the namespace, of this and of other OS processes, sorted by id.
+
+  Each is a map as from `get_region_info/2`. Filters, all of which must hold:
+
+    * `:owner` - a pid
+    * `:state` - `:active`, `:sealed` or `:closed`
+    * `:local` - `true` for regions of this VM, `false` for those of other OS processes
+  """
+  @spec list_regions(options()) :: result([map()])
+  def list_regions(filter \\ []), do: Inspection.list(filter)
+
+  @doc "Like `list_regions/1`, but returns the list or raises."
+  @spec list_regions!(options()) :: [map()]
+  def list_regions!(filter \\ []), do: bang(list_regions(filter))
+
+  # -- changes --------------------------------------------------------------------------------
+
+  @doc """
+  Sends messages when the region changes, and answers the reference they carry.
+
+    * `{:snakepit_shm, ref, {:changed, id, version}}` - there is a new value. Changes are coalesced:
+      one message for however many there were since the last
+    * `{:snakepit_shm, ref, :passive}` - the last of a counted number of messages has been sent
+    * `{:snakepit_shm, ref, {:closed, id, code}}` - nothing more will come; `code` is an error code,
+      `:closed` when the writer has ended or the region was removed
+
+  Options:
+
+    * `:active` - `true`, or `:once`, or a number of messages, as for sockets; then silence until
+      `set_active/2`. Default: `true`
+    * `:pid` - who gets them; the subscription ends when that process dies. Default: the caller
+    * `:since` - a version: a newer value than that is a change. Default: the current version
+  """
+  @spec subscribe(region(), options()) :: result(reference())
+  def subscribe(region, opts \\ []), do: Subscription.subscribe(region, opts)
+
+  @doc "Like `subscribe/2`, but returns the reference or raises."
+  @spec subscribe!(region(), options()) :: reference()
+  def subscribe!(region, opts \\ []), do: bang(subscribe(region, opts))
+
+  @doc """
+  Sets how many messages a subscription still sends: `true`, `false`, `:once` or a number.
+
+      iex> alias Snakepit.SharedMemory
+      iex> id = SharedMemory.allocate_region!(4096)
+      iex> ref = SharedMemory.subscribe!(id, active: :once)
+      iex> SharedMemory.write!(id, "one")
+      iex> receive do {:snakepit_shm, ^ref, {:changed, ^id, version}} -> version end
+      2
+      iex> SharedMemory.write!(id, "two")
+      iex> {:ok, ^ref} = SharedMemory.set_active(ref, :once)
+      iex> receive do {:snakepit_shm, ^ref, {:changed, ^id, version}} -> version end
+      4
+      iex> {:ok, ^ref} = SharedMemory.unsubscribe(ref)
+      iex> SharedMemory.deallocate_region!(id) == id
+      true
+  """
+  @spec set_active(reference(), boolean() | :once | pos_integer()) :: result(reference())
+  def set_active(ref, active), do: Subscription.set_active(ref, active)
+
+  @doc "Like `set_active/2`, but returns the reference or raises."
+  @spec set_active!(reference(), boolean() | :once | pos_integer()) :: reference()
+  def set_active!(ref, active), do: bang(set_active(ref, active))
+
+  @doc """
+  Ends a subscription: no message is sent after this has returned. Ending it twice is fine.
+  """
+  @spec unsubscribe(reference()) :: result(reference())
+  def unsubscribe(ref), do: Subscription.unsubscribe(ref)
+
+  @doc "Like `unsubscribe/1`, but returns the reference or raises."
+  @spec unsubscribe!(reference()) :: reference()
+  def unsubscribe!(ref), do: bang(unsubscribe(ref))
+
+  defp bang({:ok, value}), do: value
+  defp bang({:error, error}), do: raise(error)
+end

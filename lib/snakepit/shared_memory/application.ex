@@ -1,0 +1,70 @@
+defmodule Snakepit.SharedMemory.Application do
+  @moduledoc false
+  # The process that runs `start/2` lives as long as the application and runs `stop/1` in the end,
+  # however the supervision tree came down. So it owns the tables, and empties them.
+
+  use Application
+
+  alias Snakepit.SharedMemory.{Config, Jobs, Table, Telemetry}
+
+  @impl true
+  def start(_type, _args) do
+    case Config.load() do
+      {:ok, config} ->
+        Telemetry.setup()
+        Table.create()
+        stop_with_script()
+        start_tree(config)
+
+      {:error, error} ->
+        {:error, "config :snakepit, :shared_memory: " <> Exception.message(error)}
+    end
+  end
+
+  defp start_tree(%{enabled: false} = config) do
+    Config.install(config)
+    Supervisor.start_link([], strategy: :one_for_one)
+  end
+
+  defp start_tree(config) do
+    with {:ok, supervisor} <- Snakepit.SharedMemory.Supervisor.start_link(config) do
+      Config.install(config)
+      {:ok, supervisor}
+    end
+  end
+
+  @impl true
+  def prep_stop(state) do
+    Config.uninstall()
+    state
+  end
+
+  # Nothing of this VM stays behind. Jobs that were under way have removed their own segments.
+  @impl true
+  def stop(_state) do
+    Config.uninstall()
+    Enum.each(Table.all_mappings(), &Jobs.unmap/1)
+
+    for record <- Table.records(),
+        {_record, {_, _} = resources} <- [Table.take(record.target.key)] do
+      Jobs.discard_all(resources)
+    end
+
+    :ok
+  end
+
+  # A script ends with `halt`, which stops no application, and its regions would stay. Hooks of
+  # the first round, such as ExUnit's, may still need us, so ours waits for the second. It does
+  # what stopping does, without the report in the log that an application has exited.
+  defp stop_with_script do
+    System.at_exit(fn _status -> System.at_exit(fn _status -> end_of_script() end) end)
+  end
+
+  defp end_of_script do
+    if supervisor = Process.whereis(Snakepit.SharedMemory.Supervisor) do
+      prep_stop(nil)
+      Snakepit.SharedMemory.Supervisor.terminate_children(supervisor)
+      stop(nil)
+    end
+  end
+end

@@ -1,0 +1,95 @@
+defmodule Snakepit.SharedMemory.Jobs do
+  @moduledoc false
+  # Work on files that must be done to its end whoever dies: it runs in a task of ours, never in
+  # the registry (which it would block) nor in the caller (which may be killed in the middle).
+
+  require Logger
+
+  alias Snakepit.SharedMemory.{Native, Table}
+
+  @supervisor __MODULE__.Supervisor
+
+  def child_spec(_options), do: Task.Supervisor.child_spec(name: @supervisor)
+
+  @doc """
+  Creates a segment and hands the outcome to `registry`, as the call `{:done, token, outcome}`.
+
+  If the registry does not take the writer (it was restarted, or the owner has died meanwhile) the
+  segment is removed again.
+  """
+  @spec create(pid(), reference(), Native.segment()) :: {:ok, pid()} | {:error, term()}
+  def create(registry, token, segment) do
+    start(fn ->
+      outcome = Native.create(segment)
+
+      with {:ok, writer} <- outcome, :refused <- deliver(registry, token, outcome) do
+        discard(writer)
+      else
+        {:error, _} -> deliver(registry, token, outcome)
+        :accepted -> :ok
+      end
+    end)
+  end
+
+  @doc "Removes a segment and closes what was mapped of it, then tells `registry` the outcome."
+  @spec remove(pid(), reference(), Native.writer(), Native.reader() | nil) ::
+          {:ok, pid()} | {:error, term()}
+  def remove(registry, token, writer, reader) do
+    start(fn ->
+      if reader, do: Native.close_reader(reader)
+      deliver(registry, token, Native.discard(writer))
+    end)
+  end
+
+  @doc "Gives back what a process that died had owned and mapped."
+  @spec clean_up([{Native.writer(), Native.reader() | nil}], [Table.mapping()]) ::
+          {:ok, pid()} | {:error, term()}
+  def clean_up(regions, mappings) do
+    start(fn ->
+      Enum.each(mappings, &unmap/1)
+      Enum.each(regions, &discard_all/1)
+    end)
+  end
+
+  @doc "Closes one mapping, and gives back the writer's claim that it may hold."
+  @spec unmap(Table.mapping()) :: Native.answer(:ok)
+  def unmap({_ref, _key, _pid, reader, writer}) do
+    if writer, do: warn(Native.release(writer))
+    Native.close_reader(reader)
+  end
+
+  @doc "Removes a region's segment, with a warning in the log when that fails."
+  @spec discard_all({Native.writer(), Native.reader() | nil}) :: :ok
+  def discard_all({writer, reader}) do
+    if reader, do: Native.close_reader(reader)
+    discard(writer)
+  end
+
+  defp discard(writer), do: warn(Native.discard(writer))
+
+  defp warn({:ok, :ok}), do: :ok
+
+  defp warn({:error, {code, message, _segment, remedy}}) do
+    Logger.warning("shared memory: #{message} (#{code}); remedy: #{remedy}")
+  end
+
+  defp deliver(registry, token, outcome) do
+    GenServer.call(registry, {:done, token, outcome}, :infinity)
+  catch
+    :exit, _ -> :refused
+  end
+
+  # Exits are trapped, so that a supervisor that ends waits for the work instead of killing it in
+  # the middle of a call that would go on and leave its segment to nobody.
+  defp start(work) do
+    Task.Supervisor.start_child(
+      @supervisor,
+      fn ->
+        Process.flag(:trap_exit, true)
+        work.()
+      end,
+      restart: :temporary,
+      shutdown: 60_000
+    )
+  end
+end

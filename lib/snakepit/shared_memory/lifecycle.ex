@@ -1,0 +1,281 @@
+defmodule Snakepit.SharedMemory.Lifecycle do
+  @moduledoc false
+  # Regions come, are mapped and unmapped, and go. The public functions and their documentation
+  # are in `Snakepit.SharedMemory`.
+
+  alias Snakepit.SharedMemory.{Config, Error, Jobs, Native, Options, Reading, Region, Registry}
+  alias Snakepit.SharedMemory.{Table, Target, Telemetry}
+  alias Snakepit.SharedMemory.Table.Record
+
+  @settings [
+    slots: {{:nilable, {:integer, 1, 64}}, nil},
+    max_readers: {{:nilable, {:integer, 1, 16_384}}, nil},
+    integrity: {{:in, [:none, :crc32c]}, :none},
+    notify: {:boolean, true},
+    timestamps: {{:in, [:off, :coarse, :precise]}, :coarse},
+    reserve: {{:in, [:eager, :lazy]}, :eager},
+    permissions: {{:integer, 0, 0o777}, 0o600},
+    schema_id: {{:nilable, {:integer, 0, 0xFFFF_FFFF_FFFF_FFFF}}, nil}
+  ]
+
+  @allocate [
+              name: {{:nilable, :string}, nil},
+              owner: {{:nilable, :pid}, nil},
+              metadata: {:map, %{}}
+            ] ++ @settings ++ Target.schema()
+
+  @map [access_mode: {{:in, [nil, :read_only, :read_write]}, nil}] ++ Target.schema()
+
+  @doc "The options of a creation, for `share/2` to add to its own."
+  @spec allocate_schema() :: Options.schema()
+  def allocate_schema, do: @allocate
+
+  @spec allocate(term(), term()) :: {:ok, String.t()} | {:error, Error.t()}
+  def allocate(size, opts) do
+    Telemetry.span(:allocate, nil, fn ->
+      with {:ok, options} <- Options.validate(opts, @allocate, :allocate_region),
+           {:ok, target, _writer} <- create(size, options, :allocate_region) do
+        {:ok, target.id}
+      end
+    end)
+  end
+
+  @doc "Creates a region from checked options; the writer is for the caller to use at once."
+  @spec create(term(), map(), atom()) ::
+          {:ok, Target.t(), Native.writer()} | {:error, Error.t()}
+  def create(size, options, operation) do
+    with {:ok, config} <- Config.fetch(operation),
+         :ok <- check_size(size, config, operation) do
+      target = Target.new(options.name || generate_id(), options, config)
+      slots = options.slots || default_slots(size)
+
+      settings =
+        options |> Map.take(Keyword.keys(@settings)) |> Map.merge(%{size: size, slots: slots})
+
+      record = %Record{
+        target: target,
+        size: size,
+        bytes: size * slots,
+        slots: slots,
+        owner_pid: options.owner || self(),
+        metadata: options.metadata,
+        state: :live
+      }
+
+      with {:ok, writer} <- Registry.allocate(record, settings, operation) do
+        {:ok, target, writer}
+      end
+    end
+  end
+
+  defp check_size(size, config, operation) when is_integer(size) do
+    case size >= 0 and size <= 0xFFFF_FFFF and Native.round_up_capacity(size) do
+      {:ok, ^size} when size <= config.max_region_size -> :ok
+      {:ok, ^size} -> {:error, too_large(size, config, operation)}
+      {:ok, nearest} -> {:error, invalid_size(size, nearest, operation)}
+      {:error, failure} -> {:error, Error.from_native(failure, operation)}
+      false -> {:error, invalid_size(size, if(size < 0, do: 4096, else: 0x4000_0000), operation)}
+    end
+  end
+
+  defp check_size(size, _config, operation) do
+    {:error, Options.invalid("size", "a number of bytes", size, operation)}
+  end
+
+  defp invalid_size(size, nearest, operation) do
+    Error.new(
+      :invalid_size,
+      "invalid segment size: #{size} bytes (must be 4096..1073741824 and a multiple of the " <>
+        "page size; nearest valid: #{nearest})",
+      operation: operation,
+      remedy: "ask for #{nearest} bytes"
+    )
+  end
+
+  defp too_large(size, config, operation) do
+    Error.new(
+      :resource_exhausted,
+      "limit :max_region_size reached: needed #{size} bytes, allowed #{config.max_region_size}",
+      operation: operation,
+      remedy: "split the data over several regions, or raise :max_region_size"
+    )
+  end
+
+  # DESIGN: with two or more slots a complete value always exists; large ones cost memory.
+  defp default_slots(size) when size <= 1024 * 1024, do: 4
+  defp default_slots(_size), do: 2
+
+  defp generate_id do
+    random = Base.encode16(:crypto.strong_rand_bytes(8), case: :lower)
+    "shm_#{System.system_time(:microsecond)}_#{random}"
+  end
+
+  # -- mapping --------------------------------------------------------------------------------
+
+  @spec map(term(), term()) :: {:ok, Region.t()} | {:error, Error.t()}
+  def map(region, opts) do
+    Telemetry.span(:map, Target.id(region), fn ->
+      with {:ok, options} <- Options.validate(opts, @map, :map_region),
+           {:ok, target} <- Target.resolve(region, options, :map_region),
+           {:ok, mapping} <- open(target, options.access_mode, :map_region),
+           :ok <- same_incarnation(mapping, region, :map_region) do
+        hold(target, mapping)
+      end
+    end)
+  end
+
+  # Of a region of this node there is one mapping for all, and the writer is at hand. That of
+  # another process's region is attached anew: the name may stand for a new segment by now.
+  defp open(target, access_mode, operation) do
+    case Table.region(target.key) do
+      {:ok, writer, _reader} ->
+        with {:ok, base} <- Reading.cached_reader(target, operation),
+             {:ok, reader} <- Error.wrap(Native.share_reader(base), operation, target.id) do
+          {:ok, %{reader: reader, writer: writable(access_mode, writer), own_writer: nil}}
+        end
+
+      :error ->
+        attach(target, access_mode, operation)
+
+      :not_started ->
+        {:error, Error.not_started(operation)}
+    end
+  end
+
+  defp writable(:read_only, _writer), do: nil
+  defp writable(_access_mode, writer), do: writer
+
+  defp attach(target, access_mode, operation) do
+    segment = Target.native(target)
+
+    with {:ok, reader} <- Error.wrap(Native.attach(segment), operation, target.id),
+         {:ok, writer} <- attach_writer(access_mode, segment, target, operation) do
+      {:ok, %{reader: reader, writer: writer, own_writer: writer}}
+    end
+  end
+
+  defp attach_writer(:read_write, segment, target, operation) do
+    Error.wrap(Native.attach_writer(segment), operation, target.id)
+  end
+
+  defp attach_writer(_access_mode, _segment, _target, _operation), do: {:ok, nil}
+
+  # A handle names one value of one incarnation; a name may have been used again since.
+  defp same_incarnation(mapping, %{"__snakepit_shm__" => _} = handle, operation) do
+    case Error.wrap(Native.reader_handle(mapping.reader), operation, handle["name"]) do
+      {:ok, ^handle} ->
+        :ok
+
+      answer ->
+        give_back(mapping)
+        with {:ok, _other} <- answer, do: {:error, stale_handle(handle, operation)}
+    end
+  end
+
+  defp same_incarnation(_mapping, _region, _operation), do: :ok
+
+  defp stale_handle(handle, operation) do
+    Error.new(:invalid_handle, "invalid handle: the region is not the one that it was made for",
+      region: handle["name"],
+      operation: operation,
+      remedy: "ask for a new handle; the region was removed and created again"
+    )
+  end
+
+  defp hold(target, mapping) do
+    %{reader: reader, own_writer: own_writer} = mapping
+
+    with {:ok, info} <- Error.wrap(Native.reader_info(reader), :map_region, target.id),
+         {:ok, ref} <- Registry.map(target, reader, own_writer, :map_region) do
+      {:ok,
+       %Region{
+         id: target.id,
+         size: info.capacity,
+         namespace: target.namespace,
+         dir: target.dir,
+         access_mode: if(mapping.writer, do: :read_write, else: :read_only),
+         mapped_by: self(),
+         ref: ref,
+         reader: reader,
+         writer: mapping.writer
+       }}
+    else
+      {:error, error} ->
+        give_back(mapping)
+        {:error, error}
+    end
+  end
+
+  defp give_back(%{reader: reader, own_writer: own_writer}) do
+    Jobs.unmap({nil, nil, nil, reader, own_writer})
+  end
+
+  @spec unmap(term(), term()) :: {:ok, String.t()} | {:error, Error.t()}
+  def unmap(region, opts) do
+    Telemetry.span(:unmap, Target.id(region), fn ->
+      with {:ok, options} <- Options.validate(opts, Target.schema(), :unmap_region),
+           {:ok, target} <- Target.resolve(region, options, :unmap_region) do
+        case Registry.unmap(mapping_of(region, target), :unmap_region) do
+          {:ok, mapping} -> unmapped(Jobs.unmap(mapping), target)
+          :not_mapped -> {:error, not_mapped(target.id)}
+          {:error, error} -> {:error, error}
+        end
+      end
+    end)
+  end
+
+  defp unmapped({:ok, :ok}, target), do: {:ok, target.id}
+  defp unmapped(answer, target), do: Error.wrap(answer, :unmap_region, target.id)
+
+  defp mapping_of(%Region{ref: ref}, _target), do: ref
+  defp mapping_of(_region, target), do: target.key
+
+  defp not_mapped(id) do
+    Error.new(:not_mapped, "this process does not hold #{id} mapped",
+      region: id,
+      operation: :unmap_region,
+      remedy: "unmap a region once, from the process that mapped it"
+    )
+  end
+
+  # -- the end --------------------------------------------------------------------------------
+
+  @spec deallocate(term(), term()) :: {:ok, String.t()} | {:error, Error.t()}
+  def deallocate(region, opts) do
+    Telemetry.span(:deallocate, Target.id(region), fn ->
+      with {:ok, options} <- Options.validate(opts, Target.schema(), :deallocate_region),
+           {:ok, target} <- Target.resolve(region, options, :deallocate_region),
+           :ok <- remove(target, region) do
+        {:ok, target.id}
+      end
+    end)
+  end
+
+  defp remove(target, region) do
+    case {Table.region(target.key), region} do
+      {{:ok, writer, _reader}, %{"__snakepit_shm__" => _} = handle} ->
+        case Error.wrap(Native.writer_handle(writer), :deallocate_region, target.id) do
+          {:ok, ^handle} -> Registry.deallocate(target, :deallocate_region)
+          {:ok, _other} -> {:error, stale_handle(handle, :deallocate_region)}
+          {:error, error} -> {:error, error}
+        end
+
+      {{:ok, _writer, _reader}, _region} ->
+        Registry.deallocate(target, :deallocate_region)
+
+      {:error, %{"__snakepit_shm__" => _} = handle} ->
+        removed(Native.remove_handle(handle, target.dir), target)
+
+      {:error, _region} ->
+        removed(Native.remove(Target.native(target)), target)
+
+      {:not_started, _region} ->
+        {:error, Error.not_started(:deallocate_region)}
+    end
+  end
+
+  defp removed({:ok, :ok}, _target), do: :ok
+
+  defp removed({:error, failure}, target),
+    do: {:error, Error.from_native(failure, :deallocate_region, target.id)}
+end

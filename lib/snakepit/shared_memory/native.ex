@@ -1,0 +1,183 @@
+defmodule Snakepit.SharedMemory.Native do
+  @moduledoc false
+  # Stubs of the NIF library `native/nif`, one clause each, and nothing else. A wrong type is an
+  # ArgumentError; `{:error, :dirty}` asks for the `_dirty` twin; other errors are
+  # `{code, message, segment | nil, remedy}`.
+
+  @on_load :load
+
+  @type writer :: reference()
+  @type reader :: reference()
+  @type subscription :: reference()
+  @type version :: non_neg_integer()
+  @type failure :: {atom(), String.t(), String.t() | nil, String.t()}
+  @type answer(value) :: {:ok, value} | {:error, failure()}
+  @type quick(value) :: answer(value) | {:error, :dirty}
+
+  @typedoc "What the bytes of a value mean."
+  @type descriptor :: nil | :arrow_ipc | {:numpy, String.t(), [non_neg_integer()]}
+
+  @typedoc "Where a segment is, and what to create; every key is there, nil where not set."
+  @type segment :: %{
+          name: String.t(),
+          namespace: String.t(),
+          dir: String.t(),
+          size: non_neg_integer() | nil,
+          slots: pos_integer() | nil,
+          max_readers: pos_integer() | nil,
+          integrity: :none | :crc32c | nil,
+          notify: boolean() | nil,
+          timestamps: :off | :coarse | :precise | nil,
+          reserve: :eager | :lazy | nil,
+          permissions: non_neg_integer() | nil,
+          schema_id: non_neg_integer() | nil
+        }
+
+  # -- segments: work on files, dirty ---------------------------------------------------------
+
+  @spec create(segment()) :: answer(writer())
+  def create(_segment), do: stub()
+
+  @spec attach(segment()) :: answer(reader())
+  def attach(_segment), do: stub()
+
+  @spec attach_writer(segment()) :: answer(writer())
+  def attach_writer(_segment), do: stub()
+
+  @spec remove(segment()) :: answer(:ok)
+  def remove(_segment), do: stub()
+
+  @spec inspect_segment(segment()) :: answer(map())
+  def inspect_segment(_segment), do: stub()
+
+  @spec list(String.t(), String.t()) :: answer([map()])
+  def list(_namespace, _dir), do: stub()
+
+  @spec round_up_capacity(non_neg_integer()) :: answer(pos_integer())
+  def round_up_capacity(_bytes), do: stub()
+
+  # -- writers --------------------------------------------------------------------------------
+
+  @spec write(writer(), iodata(), descriptor()) :: quick(version())
+  def write(_writer, _data, _descriptor), do: stub()
+
+  @spec write_dirty(writer(), iodata(), descriptor()) :: answer(version())
+  def write_dirty(_writer, _data, _descriptor), do: stub()
+
+  @spec write_at(writer(), non_neg_integer(), binary()) :: quick(version())
+  def write_at(_writer, _offset, _data), do: stub()
+
+  @spec write_at_dirty(writer(), non_neg_integer(), binary()) :: answer(version())
+  def write_at_dirty(_writer, _offset, _data), do: stub()
+
+  @spec seal(writer()) :: quick(version())
+  def seal(_writer), do: stub()
+
+  @spec seal_dirty(writer()) :: answer(version())
+  def seal_dirty(_writer), do: stub()
+
+  @spec writer_binary(writer()) :: answer(binary())
+  def writer_binary(_writer), do: stub()
+
+  @spec writer_handle(writer()) :: answer(map())
+  def writer_handle(_writer), do: stub()
+
+  @spec discard(writer()) :: answer(:ok)
+  def discard(_writer), do: stub()
+
+  @spec release(writer()) :: answer(:ok)
+  def release(_writer), do: stub()
+
+  # -- readers --------------------------------------------------------------------------------
+
+  @spec read(reader()) :: quick(binary())
+  def read(_reader), do: stub()
+
+  @spec read_dirty(reader()) :: answer(binary())
+  def read_dirty(_reader), do: stub()
+
+  @spec read_range(reader(), non_neg_integer(), non_neg_integer() | nil) :: quick(binary())
+  def read_range(_reader, _offset, _length), do: stub()
+
+  @spec read_range_dirty(reader(), non_neg_integer(), non_neg_integer() | nil) :: answer(binary())
+  def read_range_dirty(_reader, _offset, _length), do: stub()
+
+  @spec check_age(reader(), non_neg_integer()) :: answer(:ok)
+  def check_age(_reader, _max_age_ms), do: stub()
+
+  @spec reader_info(reader()) :: answer(map())
+  def reader_info(_reader), do: stub()
+
+  @spec reader_version(reader()) :: answer(version())
+  def reader_version(_reader), do: stub()
+
+  @spec reader_binary(reader()) :: answer(binary())
+  def reader_binary(_reader), do: stub()
+
+  @spec reader_handle(reader()) :: answer(map())
+  def reader_handle(_reader), do: stub()
+
+  @spec share_reader(reader()) :: answer(reader())
+  def share_reader(_reader), do: stub()
+
+  @spec close_reader(reader()) :: answer(:ok)
+  def close_reader(_reader), do: stub()
+
+  # -- handles --------------------------------------------------------------------------------
+
+  @spec open_handle(map(), String.t()) :: answer(binary())
+  def open_handle(_handle, _dir), do: stub()
+
+  @spec parse_handle(map()) :: answer({String.t(), String.t()})
+  def parse_handle(_handle), do: stub()
+
+  @spec remove_handle(map(), String.t()) :: answer(:ok)
+  def remove_handle(_handle, _dir), do: stub()
+
+  # -- subscriptions --------------------------------------------------------------------------
+
+  @spec subscribe(reader(), pid(), version(), boolean() | :once | pos_integer()) ::
+          answer(subscription())
+  def subscribe(_reader, _pid, _since, _active), do: stub()
+
+  @spec set_active(subscription(), boolean() | :once | pos_integer()) :: :ok
+  def set_active(_subscription, _active), do: stub()
+
+  @spec unsubscribe(subscription()) :: :ok
+  def unsubscribe(_subscription), do: stub()
+
+  # -- the library itself ---------------------------------------------------------------------
+
+  @spec error_codes() :: [String.t()]
+  def error_codes, do: stub()
+
+  @doc false
+  def load do
+    path = Application.app_dir(:snakepit_shared_memory, "priv/native/snakepit_shm_nif")
+
+    case :erlang.load_nif(String.to_charlist(path), 0) do
+      :ok ->
+        :ok
+
+      {:error, {reason, _text}} when reason in [:reload, :upgrade] ->
+        IO.puts(
+          :stderr,
+          "A running VM keeps the NIF library it has; restart it to load a new one."
+        )
+
+        {:error, reason}
+
+      {:error, {reason, text}} ->
+        IO.puts(:stderr, """
+        The NIF library of :snakepit_shared_memory could not be loaded (#{reason}):
+          #{text}
+        It is built from Rust source by `mix compile`. If it is missing or was built for another
+        machine, run `mix compile --force` where cargo is installed.
+        """)
+
+        {:error, {reason, text}}
+    end
+  end
+
+  defp stub, do: :erlang.nif_error(:nif_not_loaded)
+end

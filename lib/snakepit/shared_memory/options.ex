@@ -1,0 +1,137 @@
+defmodule Snakepit.SharedMemory.Options do
+  @moduledoc false
+  # Options as keyword lists or maps, checked against a schema before anything is done. A message
+  # names the option, what is expected and what came, and what was probably meant.
+  #
+  # A schema is a keyword list: `option: {type, default}`.
+
+  alias Snakepit.SharedMemory.{Dtype, Error}
+
+  @type schema :: [{atom(), {type(), term()}}]
+  @type type ::
+          :string
+          | :boolean
+          | :pid
+          | :map
+          | :shape
+          | :dtype
+          | :active
+          | {:integer, integer(), integer() | :infinity}
+          | {:in, [term()]}
+          | {:nilable, type()}
+
+  @doc "All options of the schema, defaults filled in."
+  @spec validate(term(), schema(), atom()) :: {:ok, map()} | {:error, Error.t()}
+  def validate(options, schema, operation) do
+    with {:ok, pairs} <- pairs(options, operation),
+         {:ok, given} <- check_all(pairs, schema, operation) do
+      {:ok, Map.merge(defaults(schema), given)}
+    end
+  end
+
+  @doc "What a schema yields when nothing is given."
+  @spec defaults(schema()) :: map()
+  def defaults(schema) do
+    for {name, {_type, default}} <- schema, into: %{}, do: {name, default}
+  end
+
+  defp pairs(options, _operation) when is_map(options) and not is_struct(options) do
+    {:ok, Map.to_list(options)}
+  end
+
+  defp pairs(options, operation) do
+    if Keyword.keyword?(options) do
+      {:ok, options}
+    else
+      {:error, invalid("options", "a keyword list or a map", options, operation)}
+    end
+  end
+
+  defp check_all(pairs, schema, operation) do
+    Enum.reduce_while(pairs, {:ok, %{}}, fn {name, value}, {:ok, given} ->
+      case check(name, value, schema, operation) do
+        :ok -> {:cont, {:ok, Map.put(given, name, value)}}
+        {:error, error} -> {:halt, {:error, error}}
+      end
+    end)
+  end
+
+  defp check(name, value, schema, operation) do
+    case is_atom(name) && Keyword.fetch(schema, name) do
+      {:ok, {type, _default}} ->
+        if valid?(type, value) do
+          :ok
+        else
+          {:error, invalid("option #{inspect(name)}", expected(type), value, operation)}
+        end
+
+      _ ->
+        {:error, unknown(name, Keyword.keys(schema), operation)}
+    end
+  end
+
+  defp valid?(:string, value), do: is_binary(value) and String.valid?(value)
+  defp valid?(:boolean, value), do: is_boolean(value)
+  defp valid?(:pid, value), do: is_pid(value) and node(value) == node()
+  defp valid?(:map, value), do: is_map(value)
+  defp valid?(:dtype, value), do: match?({:ok, _}, Dtype.to_string(value))
+  defp valid?(:active, value), do: is_boolean(value) or value == :once or count?(value)
+  defp valid?(:shape, value), do: proper_list?(value) and Enum.all?(value, &dimension?/1)
+  defp valid?({:in, values}, value), do: value in values
+  defp valid?({:nilable, type}, value), do: is_nil(value) or valid?(type, value)
+
+  defp valid?({:integer, low, high}, value) do
+    # An integer is less than any atom: :infinity is a bound that nothing exceeds.
+    is_integer(value) and value >= low and value <= high
+  end
+
+  defp count?(value), do: is_integer(value) and value in 1..0xFFFFFFFF
+  defp dimension?(value), do: is_integer(value) and value in 0..0xFFFFFFFF
+  defp proper_list?(value), do: is_list(value) and List.improper?(value) == false
+
+  defp expected(:string), do: "a string"
+  defp expected(:boolean), do: "true or false"
+  defp expected(:pid), do: "a pid of this node"
+  defp expected(:map), do: "a map"
+  defp expected(:dtype), do: ~s(an element type such as :f32, {:f, 32} or "<f4")
+  defp expected(:active), do: "true, false, :once or a positive count"
+  defp expected(:shape), do: "a list of non-negative integers"
+  defp expected({:in, values}), do: "one of #{Enum.map_join(values, ", ", &inspect/1)}"
+  defp expected({:nilable, type}), do: expected(type)
+  defp expected({:integer, low, :infinity}), do: "an integer of at least #{low}"
+  defp expected({:integer, low, high}), do: "an integer from #{low} to #{high}"
+
+  @doc "The error for a value that is not what was expected."
+  @spec invalid(String.t(), String.t(), term(), atom()) :: Error.t()
+  def invalid(what, expectation, value, operation) do
+    shown = inspect(value, limit: 5, printable_limit: 60)
+
+    Error.new(:invalid_option, "invalid #{what}: expected #{expectation}, got: #{shown}",
+      operation: operation,
+      remedy: "pass #{expectation}"
+    )
+  end
+
+  defp unknown(name, known, operation) do
+    options = Enum.map_join(known, ", ", &inspect/1)
+
+    Error.new(:invalid_option, "unknown option #{inspect(name)}#{did_you_mean(name, known)}",
+      operation: operation,
+      remedy: if(known == [], do: "this call takes no options", else: "there are: #{options}")
+    )
+  end
+
+  defp did_you_mean(name, known) when is_atom(name) or is_binary(name) do
+    text = to_string(name)
+
+    known
+    |> Enum.map(&{String.jaro_distance(text, Atom.to_string(&1)), &1})
+    |> Enum.max(fn -> {0.0, nil} end)
+    |> case do
+      {distance, nearest} when distance > 0.75 -> ", did you mean #{inspect(nearest)}?"
+      _ -> ""
+    end
+  end
+
+  defp did_you_mean(_name, _known), do: ""
+end

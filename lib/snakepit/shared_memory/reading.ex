@@ -1,0 +1,171 @@
+defmodule Snakepit.SharedMemory.Reading do
+  @moduledoc false
+  # Bytes out. Everything here runs in the caller; the first clauses are the hot path and do nothing
+  # but the NIF call.
+
+  alias Snakepit.SharedMemory.{Error, Native, Options, Region, Registry, Table, Target, Telemetry}
+
+  @read [
+          offset: {{:nilable, {:integer, 0, :infinity}}, nil},
+          length: {{:nilable, {:integer, 0, :infinity}}, nil},
+          max_age: {{:nilable, {:integer, 0, 0xFFFF_FFFF_FFFF}}, nil}
+        ] ++ Target.schema()
+
+  @u64 0xFFFF_FFFF_FFFF_FFFF
+
+  @spec read(term(), term()) :: {:ok, binary()} | {:error, Error.t()}
+  def read(region, opts) do
+    if Telemetry.enabled?() do
+      bytes = fn {:ok, binary} -> byte_size(binary) end
+      Telemetry.span(:read, Target.id(region), bytes, fn -> do_read(region, opts) end)
+    else
+      do_read(region, opts)
+    end
+  end
+
+  defp do_read(%Region{reader: reader, id: id}, []), do: whole(reader, id)
+
+  defp do_read(id, []) when is_binary(id) do
+    case Table.reader(id) do
+      nil -> read_with(id, [])
+      reader -> whole(reader, id)
+    end
+  end
+
+  defp do_read(region, opts), do: read_with(region, opts)
+
+  defp read_with(region, opts) do
+    with {:ok, options} <- Options.validate(opts, @read, :read),
+         {:ok, target} <- Target.resolve(region, options, :read) do
+      case region do
+        %{"__snakepit_shm__" => _} -> copy(region, target, options)
+        _ -> with_reader(region, target, :read, &read_from(&1, target.id, options))
+      end
+    end
+  end
+
+  defp read_from(reader, id, %{max_age: max_age} = options) do
+    with :ok <- fresh(reader, max_age, id) do
+      case options do
+        %{offset: nil, length: nil} -> whole(reader, id)
+        _ -> part(reader, id, options.offset || 0, options.length)
+      end
+    end
+  end
+
+  defp fresh(_reader, nil, _id), do: :ok
+
+  defp fresh(reader, max_age, id) do
+    with {:ok, :ok} <- Error.wrap(Native.check_age(reader, max_age), :read, id), do: :ok
+  end
+
+  defp whole(reader, id) do
+    case Native.read(reader) do
+      {:ok, _binary} = ok -> ok
+      {:error, :dirty} -> Error.wrap(Native.read_dirty(reader), :read, id)
+      error -> Error.wrap(error, :read, id)
+    end
+  end
+
+  # Without a length: to the end of the value. What 64 bits cannot say is out of bounds anyway.
+  defp part(reader, id, offset, length) do
+    {offset, length} = {min(offset, @u64), length && min(length, @u64)}
+
+    case Native.read_range(reader, offset, length) do
+      {:error, :dirty} ->
+        Error.wrap(Native.read_range_dirty(reader, offset, length), :read, id)
+
+      answer ->
+        Error.wrap(answer, :read, id)
+    end
+  end
+
+  # A copy of the value that a handle names, or of a part of it.
+  defp copy(handle, target, %{max_age: nil} = options) do
+    opened = Native.open_handle(handle, target.dir)
+
+    with {:ok, binary} <- Error.wrap(opened, :read, target.id) do
+      offset = options.offset || 0
+      length = options.length || max(byte_size(binary) - offset, 0)
+
+      if offset + length <= byte_size(binary) do
+        {:ok, :binary.copy(binary_part(binary, offset, length))}
+      else
+        {:error, out_of_bounds(target.id, offset, length, byte_size(binary))}
+      end
+    end
+  end
+
+  defp copy(_handle, target, _options) do
+    {:error,
+     Error.new(:invalid_option, "option :max_age does not go with a handle",
+       region: target.id,
+       operation: :read,
+       remedy: "a handle names a value that never changes; leave :max_age out"
+     )}
+  end
+
+  defp out_of_bounds(id, offset, length, limit) do
+    Error.new(
+      :out_of_bounds,
+      "out of bounds: #{length} bytes at offset #{offset}, limit #{limit}",
+      region: id,
+      operation: :read,
+      remedy: "keep offset + length within the value"
+    )
+  end
+
+  # -- readers ---------------------------------------------------------------------------------
+
+  @doc "The reader that serves reads by id of a region of this node, attached at the first use."
+  @spec cached_reader(Target.t(), atom()) :: {:ok, Native.reader()} | {:error, Error.t()}
+  def cached_reader(target, operation) do
+    case Table.region(target.key) do
+      {:ok, _writer, nil} ->
+        with {:ok, reader} <-
+               Error.wrap(Native.attach(Target.native(target)), operation, target.id) do
+          # Another process may have been first; its reader is as good, ours is closed by the GC.
+          Registry.put_reader(target.key, reader, operation)
+          {:ok, reader}
+        end
+
+      {:ok, _writer, reader} ->
+        {:ok, reader}
+
+      :error ->
+        {:error, Error.not_found(target.id, operation)}
+
+      :not_started ->
+        {:error, Error.not_started(operation)}
+    end
+  end
+
+  @doc """
+  Runs `fun` on a reader of the region: the held one, the cached one of a region of this node, or
+  one that is attached for this call only.
+  """
+  @spec with_reader(term(), Target.t(), atom(), (Native.reader() -> answer)) ::
+          answer | {:error, Error.t()}
+        when answer: term()
+  def with_reader(%Region{reader: reader}, _target, _operation, fun), do: fun.(reader)
+
+  def with_reader(_id, target, operation, fun) do
+    case cached_reader(target, operation) do
+      {:ok, reader} -> fun.(reader)
+      {:error, %{code: :not_found}} -> with_attached(target, operation, fun)
+      {:error, error} -> {:error, error}
+    end
+  end
+
+  defp with_attached(target, operation, fun) do
+    attached = Native.attach(Target.native(target))
+
+    with {:ok, reader} <- Error.wrap(attached, operation, target.id) do
+      try do
+        fun.(reader)
+      after
+        Native.close_reader(reader)
+      end
+    end
+  end
+end

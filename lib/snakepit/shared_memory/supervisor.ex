@@ -1,0 +1,25 @@
+defmodule Snakepit.SharedMemory.Supervisor do
+  @moduledoc false
+  # Jobs start before the registry and end after it: what is under way when the registry goes can
+  # still clean up. What they know is in tables of the application (`Application`), so a crash of
+  # either costs nobody a region.
+
+  use Supervisor
+
+  alias Snakepit.SharedMemory.{Jobs, Registry}
+
+  def start_link(config), do: Supervisor.start_link(__MODULE__, config, name: __MODULE__)
+
+  @doc "Ends the registry, then waits for the jobs."
+  @spec terminate_children(pid()) :: :ok
+  def terminate_children(supervisor) do
+    Enum.each([Registry, Jobs], fn child ->
+      Supervisor.terminate_child(supervisor, Supervisor.child_spec(child, []).id)
+    end)
+  end
+
+  @impl true
+  def init(config) do
+    Supervisor.init([Jobs, {Registry, config}], strategy: :rest_for_one, max_restarts: 10)
+  end
+end

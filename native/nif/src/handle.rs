@@ -1,0 +1,44 @@
+//! Handles: what a JSON library decoded, checked by the core alone.
+
+use rustler::{Atom, Env, NifResult, Term};
+use snakepit_shm::Handle;
+
+use crate::error::Answer;
+use crate::resources::ViewResource;
+use crate::terms::json;
+
+/// Opens the sealed region that a handle names: a binary on the mapping.
+#[rustler::nif(schedule = "DirtyIo")]
+fn open_handle<'a>(env: Env<'a>, handle: Term<'a>, dir: String) -> NifResult<Answer<Term<'a>>> {
+    let value = json::to_value(handle)?;
+    Ok(open(env, &value, &dir))
+}
+
+fn open<'a>(env: Env<'a>, value: &serde_json::Value, dir: &str) -> Answer<Term<'a>> {
+    let view = Handle::from_value(value)?.open(dir)?;
+    Ok(ViewResource::binary(env, view).to_term(env))
+}
+
+/// Name and namespace of the region that a handle names; its form is checked, no file is touched.
+#[rustler::nif]
+fn parse_handle(handle: Term<'_>) -> NifResult<Answer<(String, String)>> {
+    let value = json::to_value(handle)?;
+    Ok(parse(&value))
+}
+
+fn parse(value: &serde_json::Value) -> Answer<(String, String)> {
+    let handle = Handle::from_value(value)?;
+    Ok((handle.name, handle.namespace))
+}
+
+/// Removes the region that a handle names, if it is still that very one.
+#[rustler::nif(schedule = "DirtyIo")]
+fn remove_handle(handle: Term<'_>, dir: String) -> NifResult<Answer<Atom>> {
+    let value = json::to_value(handle)?;
+    Ok(remove(&value, &dir))
+}
+
+fn remove(value: &serde_json::Value, dir: &str) -> Answer<Atom> {
+    Handle::from_value(value)?.remove(dir)?;
+    Ok(rustler::types::atom::ok())
+}

@@ -1,0 +1,250 @@
+//! Calls on a mapping. All of them take `&self` of the reader: no lock, no reference count.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustler::{Atom, Binary, Encoder, Env, NewBinary, OwnedBinary, ResourceArc, Term};
+use snakepit_shm::{Resource, SegmentReader, ShmError};
+
+use crate::error::{Answer, Failure};
+use crate::resources::{ReaderResource, ViewResource};
+use crate::terms::json;
+use crate::terms::report::Info;
+
+/// Up to this many bytes a copy stays on a normal scheduler.
+const NORMAL_BYTES: usize = 256 * 1024;
+/// The BEAM keeps binaries up to this size on the process heap, which is cheaper to make.
+const HEAP_BINARY: usize = 64;
+/// A value may grow between asking for its length and copying it; each retry starts from the new length.
+const ATTEMPTS: usize = 8;
+
+#[rustler::nif]
+fn read<'a>(env: Env<'a>, reader: &ReaderResource) -> Answer<Term<'a>> {
+    reader.with(|reader| read_whole(env, reader, NORMAL_BYTES))
+}
+
+#[rustler::nif(schedule = "DirtyCpu")]
+fn read_dirty<'a>(env: Env<'a>, reader: &ReaderResource) -> Answer<Term<'a>> {
+    reader.with(|reader| read_whole(env, reader, usize::MAX))
+}
+
+/// Allocates the binary first and copies straight into it: one copy. The length can only be
+/// guessed, so a value that has grown meanwhile is tried again and one that has shrunk is cut.
+fn read_whole<'a>(env: Env<'a>, reader: &SegmentReader, limit: usize) -> Answer<Term<'a>> {
+    let mut len = reader.len();
+    for _ in 1..ATTEMPTS {
+        match read_len(env, reader, len, limit) {
+            Err(Failure::Shm(ShmError::OutOfBounds { len: needed, .. })) if needed > len => {
+                len = needed;
+            }
+            other => return other,
+        }
+    }
+    // Room for any value of this segment.
+    read_len(env, reader, reader.capacity(), limit)
+}
+
+fn read_len<'a>(
+    env: Env<'a>,
+    reader: &SegmentReader,
+    len: usize,
+    limit: usize,
+) -> Answer<Term<'a>> {
+    copied(env, reader, len, limit, |buffer| {
+        reader.read_into(buffer).map(|info| info.len)
+    })
+}
+
+/// A part of the value; without `len`, to its end.
+#[rustler::nif]
+fn read_range<'a>(
+    env: Env<'a>,
+    reader: &ReaderResource,
+    offset: u64,
+    len: Option<u64>,
+) -> Answer<Term<'a>> {
+    reader.with(|reader| part(env, reader, offset, len, NORMAL_BYTES))
+}
+
+#[rustler::nif(schedule = "DirtyCpu")]
+fn read_range_dirty<'a>(
+    env: Env<'a>,
+    reader: &ReaderResource,
+    offset: u64,
+    len: Option<u64>,
+) -> Answer<Term<'a>> {
+    reader.with(|reader| part(env, reader, offset, len, usize::MAX))
+}
+
+fn part<'a>(
+    env: Env<'a>,
+    reader: &SegmentReader,
+    offset: u64,
+    len: Option<u64>,
+    limit: usize,
+) -> Answer<Term<'a>> {
+    let offset = as_usize(offset);
+    match len {
+        Some(len) => range(env, reader, offset, as_usize(len), limit).map(|(part, _)| part),
+        None => rest(env, reader, offset, limit),
+    }
+}
+
+fn as_usize(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+/// From `offset` to the end of the value, whose length can only be guessed: when it has changed
+/// meanwhile, tried again.
+fn rest<'a>(env: Env<'a>, reader: &SegmentReader, offset: usize, limit: usize) -> Answer<Term<'a>> {
+    for _ in 0..ATTEMPTS {
+        let len = reader.info()?.len;
+        let Some(wanted) = len.checked_sub(offset) else {
+            return Err(outside(reader, offset, 0, len));
+        };
+        match range(env, reader, offset, wanted, limit) {
+            Ok((part, found)) if found == len => return Ok(part),
+            Ok(_) | Err(Failure::Shm(ShmError::OutOfBounds { .. })) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(Failure::Shm(ShmError::VersionConflict {
+        name: reader.name().to_owned(),
+        attempts: ATTEMPTS as u32,
+    }))
+}
+
+/// A part and the length of the value that it is of. Bounds are checked against the capacity before
+/// a byte of memory is asked for, and by the core against the value that it copies from.
+fn range<'a>(
+    env: Env<'a>,
+    reader: &SegmentReader,
+    offset: usize,
+    len: usize,
+    limit: usize,
+) -> Answer<(Term<'a>, usize)> {
+    let capacity = reader.capacity();
+    if offset.checked_add(len).is_none_or(|end| end > capacity) {
+        return Err(outside(reader, offset, len, capacity));
+    }
+    let mut value_len = 0;
+    let part = copied(env, reader, len, limit, |buffer| {
+        value_len = reader.read_range_into(offset, buffer)?.len;
+        Ok(len)
+    })?;
+    Ok((part, value_len))
+}
+
+fn outside(reader: &SegmentReader, offset: usize, len: usize, capacity: usize) -> Failure {
+    Failure::Shm(ShmError::OutOfBounds {
+        name: reader.name().to_owned(),
+        offset,
+        len,
+        capacity,
+    })
+}
+
+/// Fills a new binary of `len` bytes by `fill` and cuts it to the length that `fill` reports.
+fn copied<'a>(
+    env: Env<'a>,
+    reader: &SegmentReader,
+    len: usize,
+    limit: usize,
+    fill: impl FnOnce(&mut [u8]) -> snakepit_shm::Result<usize>,
+) -> Answer<Term<'a>> {
+    if len > limit {
+        return Err(Failure::Dirty);
+    }
+    if len <= HEAP_BINARY {
+        let mut binary = NewBinary::new(env, len);
+        let filled = fill(&mut binary)?;
+        return Ok(cut(binary.into(), len, filled, env));
+    }
+    let mut binary = OwnedBinary::new(len).ok_or_else(|| no_memory(reader.name(), len))?;
+    let filled = fill(&mut binary)?;
+    Ok(cut(
+        Binary::from_owned(binary, env).to_term(env),
+        len,
+        filled,
+        env,
+    ))
+}
+
+fn cut<'a>(binary: Term<'a>, len: usize, filled: usize, env: Env<'a>) -> Term<'a> {
+    if filled >= len {
+        return binary;
+    }
+    Binary::from_term(binary)
+        .and_then(|whole| whole.make_subbinary(0, filled))
+        .map_or(binary, |part| part.to_term(env))
+}
+
+fn no_memory(name: &str, needed: usize) -> Failure {
+    Failure::Shm(ShmError::ResourceExhausted {
+        name: Some(name.to_owned()),
+        resource: Resource::AddressSpace,
+        needed: needed as u64,
+        available: None,
+    })
+}
+
+/// `:ok` when the current value is at most `max_age_ms` old, else `stale`. A value read after this
+/// answer is that one or a newer one.
+#[rustler::nif]
+fn check_age(reader: &ReaderResource, max_age_ms: u64) -> Answer<Atom> {
+    reader.with(|reader| {
+        let max_age = Duration::from_millis(max_age_ms);
+        let age = reader.age()?;
+        if age > max_age {
+            return Err(Failure::Shm(ShmError::Stale {
+                name: reader.name().to_owned(),
+                age,
+                max_age,
+            }));
+        }
+        Ok(rustler::types::atom::ok())
+    })
+}
+
+/// Version, length, dtype, shape and state of the current value, without its bytes.
+#[rustler::nif]
+fn reader_info(reader: &ReaderResource) -> Answer<Info> {
+    reader.with(Info::of_reader)
+}
+
+/// The version of the current value; 0 when nothing has been published.
+#[rustler::nif]
+fn reader_version(reader: &ReaderResource) -> Answer<u64> {
+    reader.with(|reader| Ok(reader.version()))
+}
+
+/// Zero-copy binary of a sealed segment. Dirty, for the core may check the value first.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn reader_binary<'a>(env: Env<'a>, reader: &ReaderResource) -> Answer<Term<'a>> {
+    let view = reader.with(|reader| Ok(reader.sealed()?))?;
+    Ok(ViewResource::binary(env, view).to_term(env))
+}
+
+/// The handle of a sealed segment.
+#[rustler::nif(schedule = "DirtyIo")]
+fn reader_handle<'a>(env: Env<'a>, reader: &ReaderResource) -> Answer<Term<'a>> {
+    let handle = reader.with(|reader| Ok(reader.handle()?))?;
+    Ok(json::to_term(env, &handle.to_value()))
+}
+
+/// Another resource on the same mapping, closed on its own.
+#[rustler::nif]
+fn share_reader<'a>(env: Env<'a>, reader: &ReaderResource) -> Answer<Term<'a>> {
+    let shared: ResourceArc<ReaderResource> = ReaderResource::new(reader.share()?);
+    Ok(shared.encode(env))
+}
+
+/// Gives a mapping back; it is unmapped when nothing else of this process uses it. The last reader
+/// of a segment that its writer has closed removes it, hence dirty.
+#[rustler::nif(schedule = "DirtyIo")]
+fn close_reader(reader: &ReaderResource) -> Answer<Atom> {
+    if let Some(last) = Arc::into_inner(reader.take()?) {
+        last.close()?;
+    }
+    Ok(rustler::types::atom::ok())
+}

@@ -1,0 +1,132 @@
+//! The three things that an Erlang term can hold on to.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+
+use arc_swap::{ArcSwapOption, Guard};
+use rustler::{Binary, Env, Resource, ResourceArc};
+use snakepit_shm::{SealedView, SegmentOptions, SegmentReader, SegmentWriter, ShmError};
+
+use crate::error::{Answer, Failure};
+
+/// The writer of a segment, used by any number of BEAM processes, one at a time.
+pub struct WriterResource {
+    options: SegmentOptions,
+    capacity: usize,
+    writer: Mutex<Option<SegmentWriter>>,
+}
+
+#[rustler::resource_impl]
+impl Resource for WriterResource {}
+
+impl WriterResource {
+    /// Takes the writer in, with the options that name its segment.
+    pub fn new(options: SegmentOptions, writer: SegmentWriter) -> ResourceArc<Self> {
+        ResourceArc::new(Self {
+            options,
+            capacity: writer.capacity(),
+            writer: Mutex::new(Some(writer)),
+        })
+    }
+
+    /// Runs `work` if nobody else holds the writer: a normal scheduler must never wait.
+    pub fn try_with<T>(&self, work: impl FnOnce(&mut SegmentWriter) -> Answer<T>) -> Answer<T> {
+        match self.writer.try_lock() {
+            Ok(guard) => self.run(guard, work),
+            Err(TryLockError::Poisoned(poisoned)) => self.run(poisoned.into_inner(), work),
+            Err(TryLockError::WouldBlock) => Err(Failure::Dirty),
+        }
+    }
+
+    /// Runs `work` when the writer is free: for dirty schedulers. A holder keeps it for one copy.
+    pub fn with<T>(&self, work: impl FnOnce(&mut SegmentWriter) -> Answer<T>) -> Answer<T> {
+        self.run(self.lock(), work)
+    }
+
+    /// What names the segment.
+    pub fn options(&self) -> &SegmentOptions {
+        &self.options
+    }
+
+    /// Longest value in bytes, known without the writer.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Takes the writer out for good; later calls answer `closed`.
+    pub fn take(&self) -> Answer<SegmentWriter> {
+        self.lock().take().ok_or_else(|| self.closed())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<SegmentWriter>> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run<T>(
+        &self,
+        mut guard: MutexGuard<'_, Option<SegmentWriter>>,
+        work: impl FnOnce(&mut SegmentWriter) -> Answer<T>,
+    ) -> Answer<T> {
+        work(guard.as_mut().ok_or_else(|| self.closed())?)
+    }
+
+    fn closed(&self) -> Failure {
+        Failure::Shm(ShmError::Closed {
+            name: self.options.get_name().to_owned(),
+        })
+    }
+}
+
+/// One mapping of a segment for reading. Several resources may share one mapping, each closed on
+/// its own; reads take no lock.
+pub struct ReaderResource {
+    name: String,
+    reader: ArcSwapOption<SegmentReader>,
+}
+
+#[rustler::resource_impl]
+impl Resource for ReaderResource {}
+
+impl ReaderResource {
+    /// Takes a reader in.
+    pub fn new(reader: Arc<SegmentReader>) -> ResourceArc<Self> {
+        ResourceArc::new(Self {
+            name: reader.name().to_owned(),
+            reader: ArcSwapOption::new(Some(reader)),
+        })
+    }
+
+    /// Runs `work` on the reader, without a lock and without touching a reference count.
+    pub fn with<T>(&self, work: impl FnOnce(&SegmentReader) -> Answer<T>) -> Answer<T> {
+        let guard: Guard<Option<Arc<SegmentReader>>> = self.reader.load();
+        work(guard.as_ref().ok_or_else(|| self.closed())?)
+    }
+
+    /// The reader itself, to be shared or kept.
+    pub fn share(&self) -> Answer<Arc<SegmentReader>> {
+        self.reader.load_full().ok_or_else(|| self.closed())
+    }
+
+    /// Takes this resource's share of the mapping out for good; later calls answer `closed`.
+    pub fn take(&self) -> Answer<Arc<SegmentReader>> {
+        self.reader.swap(None).ok_or_else(|| self.closed())
+    }
+
+    fn closed(&self) -> Failure {
+        Failure::Shm(ShmError::Closed {
+            name: self.name.clone(),
+        })
+    }
+}
+
+/// A sealed value that zero-copy binaries point into; the mapping lives as long as one of them.
+pub struct ViewResource(SealedView);
+
+#[rustler::resource_impl]
+impl Resource for ViewResource {}
+
+impl ViewResource {
+    /// A binary on the mapping itself: no byte is copied, none belongs to the BEAM's heap.
+    pub fn binary<'a>(env: Env<'a>, view: SealedView) -> Binary<'a> {
+        ResourceArc::new(Self(view)).make_binary(env, |view| &view.0)
+    }
+}

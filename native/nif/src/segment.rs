@@ -1,0 +1,57 @@
+//! Work on files: create, attach, remove, look. Dirty, all of it.
+
+use std::sync::Arc;
+
+use rustler::{Atom, ResourceArc};
+use snakepit_shm::SegmentDiscovery;
+
+use crate::error::Answer;
+use crate::resources::{ReaderResource, WriterResource};
+use crate::terms::options::Segment;
+use crate::terms::report::Report;
+
+#[rustler::nif(schedule = "DirtyIo")]
+fn create(segment: Segment) -> Answer<ResourceArc<WriterResource>> {
+    let options = segment.options();
+    let writer = options.create()?;
+    Ok(WriterResource::new(options, writer))
+}
+
+#[rustler::nif(schedule = "DirtyIo")]
+fn attach(segment: Segment) -> Answer<ResourceArc<ReaderResource>> {
+    let reader = segment.options().attach_reader()?;
+    Ok(ReaderResource::new(Arc::new(reader)))
+}
+
+/// Takes the place of a writer that has gone.
+#[rustler::nif(schedule = "DirtyIo")]
+fn attach_writer(segment: Segment) -> Answer<ResourceArc<WriterResource>> {
+    let options = segment.options();
+    let writer = options.attach_writer()?;
+    Ok(WriterResource::new(options, writer))
+}
+
+/// Removes a segment by name, whoever wrote it.
+#[rustler::nif(schedule = "DirtyIo")]
+fn remove(segment: Segment) -> Answer<Atom> {
+    segment.options().remove()?;
+    Ok(rustler::types::atom::ok())
+}
+
+#[rustler::nif(schedule = "DirtyIo")]
+fn inspect_segment(segment: Segment) -> Answer<Report> {
+    Ok(Report::of(&segment.options().inspect()?))
+}
+
+#[rustler::nif(schedule = "DirtyIo")]
+fn list(namespace: String, dir: String) -> Answer<Vec<Report>> {
+    let found = SegmentDiscovery::new(&namespace, dir)?.list()?;
+    Ok(found.iter().map(Report::of_info).collect())
+}
+
+/// The smallest capacity that holds so many bytes.
+#[rustler::nif]
+fn round_up_capacity(bytes: u64) -> Answer<u64> {
+    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+    Ok(snakepit_shm::round_up_capacity(bytes)? as u64)
+}

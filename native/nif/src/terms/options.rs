@@ -1,0 +1,111 @@
+//! Where a segment is and how it is to be created, as a map from Elixir.
+
+use rustler::{NifMap, NifUnitEnum};
+use snakepit_shm::{Integrity, Reserve, SegmentOptions, Timestamps};
+
+/// Every key is there; `nil` leaves the core's default.
+#[derive(NifMap)]
+pub struct Segment {
+    name: String,
+    namespace: String,
+    dir: String,
+    size: Option<u64>,
+    slots: Option<u64>,
+    max_readers: Option<u64>,
+    integrity: Option<IntegrityTerm>,
+    notify: Option<bool>,
+    timestamps: Option<TimestampsTerm>,
+    reserve: Option<ReserveTerm>,
+    permissions: Option<u32>,
+    schema_id: Option<u64>,
+}
+
+#[derive(NifUnitEnum, Clone, Copy)]
+enum IntegrityTerm {
+    None,
+    Crc32c,
+}
+
+#[derive(NifUnitEnum, Clone, Copy)]
+enum TimestampsTerm {
+    Off,
+    Coarse,
+    Precise,
+}
+
+#[derive(NifUnitEnum, Clone, Copy)]
+enum ReserveTerm {
+    Eager,
+    Lazy,
+}
+
+impl From<IntegrityTerm> for Integrity {
+    fn from(term: IntegrityTerm) -> Self {
+        match term {
+            IntegrityTerm::None => Self::None,
+            IntegrityTerm::Crc32c => Self::Crc32c,
+        }
+    }
+}
+
+impl From<TimestampsTerm> for Timestamps {
+    fn from(term: TimestampsTerm) -> Self {
+        match term {
+            TimestampsTerm::Off => Self::Off,
+            TimestampsTerm::Coarse => Self::Coarse,
+            TimestampsTerm::Precise => Self::Precise,
+        }
+    }
+}
+
+impl From<ReserveTerm> for Reserve {
+    fn from(term: ReserveTerm) -> Self {
+        match term {
+            ReserveTerm::Eager => Self::Eager,
+            ReserveTerm::Lazy => Self::Lazy,
+        }
+    }
+}
+
+impl Segment {
+    /// The core's options. Values out of range are left for the core to refuse.
+    pub fn options(self) -> SegmentOptions {
+        let options = SegmentOptions::new(self.name)
+            .namespace(self.namespace)
+            .dir(self.dir);
+        let options = with(options, self.size.map(whole), SegmentOptions::size);
+        let options = with(options, self.slots.map(whole), SegmentOptions::slots);
+        let options = with(
+            options,
+            self.max_readers.map(whole),
+            SegmentOptions::max_readers,
+        );
+        let options = with(options, self.notify, SegmentOptions::notify);
+        let options = with(options, self.permissions, SegmentOptions::permissions);
+        let options = with(options, self.schema_id, SegmentOptions::schema_id);
+        let options = with(
+            options,
+            self.reserve.map(Reserve::from),
+            SegmentOptions::reserve,
+        );
+        let integrity = self.integrity.map(Integrity::from);
+        let options = with(options, integrity, SegmentOptions::integrity);
+        let timestamps = self.timestamps.map(Timestamps::from);
+        with(options, timestamps, SegmentOptions::timestamps)
+    }
+}
+
+fn whole(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+fn with<T>(
+    options: SegmentOptions,
+    value: Option<T>,
+    set: impl FnOnce(SegmentOptions, T) -> SegmentOptions,
+) -> SegmentOptions {
+    match value {
+        Some(value) => set(options, value),
+        None => options,
+    }
+}

@@ -1,0 +1,127 @@
+//! What is known about a segment, as maps with atom keys.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustler::{NifMap, NifUnitEnum};
+use snakepit_shm::{SegmentInfo, SegmentReader, SegmentReport, SegmentState};
+
+use crate::error::Answer;
+
+#[derive(NifUnitEnum, Clone, Copy)]
+enum StateTerm {
+    Active,
+    Sealed,
+    Closed,
+}
+
+impl From<SegmentState> for StateTerm {
+    fn from(state: SegmentState) -> Self {
+        match state {
+            SegmentState::Active => Self::Active,
+            SegmentState::Sealed => Self::Sealed,
+            SegmentState::Closed => Self::Closed,
+        }
+    }
+}
+
+/// A segment seen from outside. Times are microseconds since 1970, sizes bytes.
+#[derive(NifMap)]
+pub struct Report {
+    id: String,
+    namespace: String,
+    size: u64,
+    slots: u64,
+    state: StateTerm,
+    version: u64,
+    generation: u32,
+    bytes: u64,
+    created_at: u64,
+    last_accessed: u64,
+    reader_count: u64,
+    platform_handle: PlatformHandle,
+}
+
+/// What the operating system knows it by.
+#[derive(NifMap)]
+struct PlatformHandle {
+    file: String,
+    module: String,
+    writer_pid: u32,
+}
+
+impl Report {
+    /// Of one segment looked at by name.
+    pub fn of(report: &SegmentReport) -> Self {
+        let written = report
+            .age
+            .and_then(|age| SystemTime::now().checked_sub(age));
+        Self {
+            id: report.name.clone(),
+            namespace: report.namespace.clone(),
+            size: report.capacity as u64,
+            slots: report.slots.len() as u64,
+            state: report.state.into(),
+            version: report.version,
+            generation: report.generation,
+            bytes: report.len as u64,
+            created_at: micros(report.created_at),
+            last_accessed: micros(written.unwrap_or(report.created_at)),
+            reader_count: report.readers.len() as u64,
+            platform_handle: PlatformHandle {
+                file: report.file.clone(),
+                module: report.module.clone(),
+                writer_pid: report.writer.as_ref().map_or(0, |process| process.pid),
+            },
+        }
+    }
+
+    /// Of one segment of a list.
+    pub fn of_info(info: &SegmentInfo) -> Self {
+        Self {
+            id: info.name.clone(),
+            namespace: info.namespace.clone(),
+            size: info.size as u64,
+            slots: info.slots as u64,
+            state: info.state.into(),
+            version: info.version,
+            generation: info.generation,
+            bytes: info.len as u64,
+            created_at: micros(info.created_at),
+            last_accessed: micros(info.last_accessed),
+            reader_count: u64::from(info.reader_count),
+            platform_handle: PlatformHandle {
+                file: info.file.clone(),
+                module: info.module.clone(),
+                writer_pid: info.writer_pid,
+            },
+        }
+    }
+}
+
+fn micros(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// A mapping's own view: what a reader needs to know before it asks for bytes.
+#[derive(NifMap)]
+pub struct Info {
+    capacity: u64,
+    bytes: u64,
+    version: u64,
+    generation: u32,
+    state: StateTerm,
+}
+
+impl Info {
+    /// Of the current value; 0 bytes when there is none.
+    pub fn of_reader(reader: &SegmentReader) -> Answer<Self> {
+        Ok(Self {
+            capacity: reader.capacity() as u64,
+            bytes: reader.len() as u64,
+            version: reader.version(),
+            generation: reader.generation(),
+            state: reader.state()?.into(),
+        })
+    }
+}

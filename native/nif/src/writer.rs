@@ -1,0 +1,168 @@
+//! Calls on a writer.
+
+use rustler::{Atom, Binary, Env, NifResult, Term};
+use snakepit_shm::{SegmentWriter, ShmError};
+
+use crate::error::{Answer, Failure};
+use crate::resources::{ViewResource, WriterResource};
+use crate::terms::iodata::{Budget, Fragments, Refusal};
+use crate::terms::{descriptor, json};
+
+#[rustler::nif]
+fn write<'a>(
+    writer: &WriterResource,
+    data: Term<'a>,
+    described: Term<'a>,
+) -> NifResult<Answer<u64>> {
+    write_within(writer, data, described, Budget::NORMAL)
+}
+
+#[rustler::nif(schedule = "DirtyCpu")]
+fn write_dirty<'a>(
+    writer: &WriterResource,
+    data: Term<'a>,
+    described: Term<'a>,
+) -> NifResult<Answer<u64>> {
+    write_within(writer, data, described, Budget::DIRTY)
+}
+
+fn write_within(
+    writer: &WriterResource,
+    data: Term<'_>,
+    described: Term<'_>,
+    budget: Budget,
+) -> NifResult<Answer<u64>> {
+    let descriptor = match descriptor::decode(described)? {
+        Ok(descriptor) => descriptor,
+        Err(error) => return Ok(Err(error.into())),
+    };
+    if let Ok(binary) = Binary::from_term(data) {
+        return Ok(locked(writer, budget, binary.len(), |writer| {
+            Ok(writer.write_described(&binary, &descriptor)?)
+        }));
+    }
+    let capacity = writer.capacity();
+    let fragments = match Fragments::collect(data, capacity, budget) {
+        Ok(fragments) => fragments,
+        Err(Refusal::NotIodata) => return Err(rustler::Error::BadArg),
+        Err(Refusal::TooLong(len)) => return Ok(Err(too_long(writer, len))),
+        Err(Refusal::OverBudget) => return Ok(Err(over_budget(budget))),
+    };
+    Ok(locked(writer, budget, fragments.len(), |writer| {
+        Ok(writer.write_vectored(&fragments.slices(), &descriptor)?)
+    }))
+}
+
+fn too_long(writer: &WriterResource, len: usize) -> Failure {
+    Failure::Shm(ShmError::OutOfBounds {
+        name: writer.options().get_name().to_owned(),
+        offset: 0,
+        len,
+        capacity: writer.capacity(),
+    })
+}
+
+fn over_budget(budget: Budget) -> Failure {
+    if budget.dirty() {
+        let reason = format!(
+            "a list of more than {} cells, flatten it first",
+            budget.cells
+        );
+        return Failure::Shm(ShmError::InvalidOption {
+            option: "data",
+            reason,
+        });
+    }
+    Failure::Dirty
+}
+
+/// Runs `work` now if it is small and the writer free, or refuses so that the dirty twin is called.
+fn locked<T>(
+    writer: &WriterResource,
+    budget: Budget,
+    bytes: usize,
+    work: impl FnOnce(&mut SegmentWriter) -> Answer<T>,
+) -> Answer<T> {
+    if bytes > budget.bytes {
+        return Err(Failure::Dirty);
+    }
+    if budget.dirty() {
+        writer.with(work)
+    } else {
+        writer.try_with(work)
+    }
+}
+
+#[rustler::nif]
+fn write_at(writer: &WriterResource, offset: u64, data: Binary<'_>) -> Answer<u64> {
+    write_at_within(writer, offset, &data, Budget::NORMAL)
+}
+
+#[rustler::nif(schedule = "DirtyCpu")]
+fn write_at_dirty(writer: &WriterResource, offset: u64, data: Binary<'_>) -> Answer<u64> {
+    write_at_within(writer, offset, &data, Budget::DIRTY)
+}
+
+/// A patch may carry the rest of the previous value over, so the capacity bounds the work.
+fn write_at_within(
+    writer: &WriterResource,
+    offset: u64,
+    data: &Binary<'_>,
+    budget: Budget,
+) -> Answer<u64> {
+    let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+    locked(writer, budget, writer.capacity(), |writer| {
+        Ok(writer.write_at(offset, data)?)
+    })
+}
+
+#[rustler::nif]
+fn seal(writer: &WriterResource) -> Answer<u64> {
+    writer.try_with(seal_now)
+}
+
+#[rustler::nif(schedule = "DirtyCpu")]
+fn seal_dirty(writer: &WriterResource) -> Answer<u64> {
+    writer.with(seal_now)
+}
+
+fn seal_now(writer: &mut SegmentWriter) -> Answer<u64> {
+    writer.seal()?;
+    Ok(writer.current_version())
+}
+
+/// Zero-copy binary of a sealed segment, from the writer's own mapping.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn writer_binary<'a>(env: Env<'a>, writer: &WriterResource) -> Answer<Term<'a>> {
+    let view = writer.with(|writer| Ok(writer.sealed()?))?;
+    Ok(ViewResource::binary(env, view).to_term(env))
+}
+
+/// The handle of a sealed segment.
+#[rustler::nif(schedule = "DirtyIo")]
+fn writer_handle<'a>(env: Env<'a>, writer: &WriterResource) -> Answer<Term<'a>> {
+    let handle = writer.with(|writer| Ok(writer.handle()?))?;
+    Ok(json::to_term(env, &handle.to_value()))
+}
+
+/// Removes the segment from the file system and gives the writer's claim back.
+///
+/// Readers keep what they have mapped; nobody finds the segment any more.
+#[rustler::nif(schedule = "DirtyIo")]
+fn discard(writer: &WriterResource) -> Answer<Atom> {
+    let taken = writer.take()?;
+    let removed = writer.options().remove();
+    drop(taken);
+    match removed {
+        // Somebody else removed it first: what was asked for holds.
+        Ok(()) | Err(ShmError::NotFound { .. }) => Ok(rustler::types::atom::ok()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Gives the writer's claim back and leaves the segment to another writer.
+#[rustler::nif(schedule = "DirtyIo")]
+fn release(writer: &WriterResource) -> Answer<Atom> {
+    writer.take()?.release()?;
+    Ok(rustler::types::atom::ok())
+}

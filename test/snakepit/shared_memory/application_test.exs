@@ -1,0 +1,190 @@
+defmodule Snakepit.SharedMemory.ApplicationTest do
+  # Starts and stops the application that every other test needs.
+  use Snakepit.SharedMemory.Case, async: false
+
+  import ExUnit.CaptureLog
+
+  @moduletag :capture_log
+
+  defp with_config(changes, fun) do
+    before = Application.get_env(:snakepit, :shared_memory)
+    restart(Keyword.merge(before, changes))
+
+    try do
+      fun.()
+    after
+      restart(before)
+    end
+  end
+
+  defp restart(config) do
+    _ = Application.stop(:snakepit_shared_memory)
+    Application.put_env(:snakepit, :shared_memory, config)
+    assert {:ok, _} = Application.ensure_all_started(:snakepit_shared_memory)
+  end
+
+  defp every_call(place) do
+    [
+      fn -> SharedMemory.allocate_region(4096, place) end,
+      fn -> SharedMemory.map_region("x", place) end,
+      fn -> SharedMemory.unmap_region("x", place) end,
+      fn -> SharedMemory.deallocate_region("x", place) end,
+      fn -> SharedMemory.write("x", "y", place) end,
+      fn -> SharedMemory.write("x", "y") end,
+      fn -> SharedMemory.read("x", place) end,
+      fn -> SharedMemory.read("x") end,
+      fn -> SharedMemory.seal("x", place) end,
+      fn -> SharedMemory.binary("x", place) end,
+      fn -> SharedMemory.share("x", place) end,
+      fn -> SharedMemory.fetch(%{"__snakepit_shm__" => 1}, place) end,
+      fn -> SharedMemory.get_region_info("x", place) end,
+      fn -> SharedMemory.list_regions(place) end,
+      fn -> SharedMemory.subscribe("x", place) end
+    ]
+  end
+
+  test "not started: every call says so, none exits", %{place: place, dir: dir} do
+    id = SharedMemory.allocate_region!(4096, place)
+    SharedMemory.write!(id, "x", place)
+    region = SharedMemory.map_region!(id, place)
+    :ok = Application.stop(:snakepit_shared_memory)
+
+    try do
+      for call <- every_call(place) do
+        assert {:error, %Error{code: :not_started, remedy: remedy}} = call.()
+        assert remedy =~ "ensure_all_started"
+      end
+
+      assert TestDir.leftovers(dir) == []
+      assert code(SharedMemory.read(region)) == :closed
+      assert code(SharedMemory.write(region, "y")) == :closed
+      assert code(SharedMemory.unmap_region(region)) == :not_started
+    after
+      {:ok, _} = Application.ensure_all_started(:snakepit_shared_memory)
+    end
+
+    assert {:ok, _} = SharedMemory.allocate_region(4096, place)
+  end
+
+  test "enabled: false: every call says so, nothing runs", %{place: place} do
+    with_config([enabled: false], fn ->
+      for call <- every_call(place), do: assert(code(call.()) == :disabled)
+      refute Process.whereis(Snakepit.SharedMemory.Registry)
+    end)
+  end
+
+  test "a mistake in the configuration stops the start, and is named" do
+    before = Application.get_env(:snakepit, :shared_memory)
+    :ok = Application.stop(:snakepit_shared_memory)
+
+    try do
+      for {mistake, named} <- [
+            {[max_regoins: 1], "did you mean :max_regions?"},
+            {[dir: "/no/such/directory"], "option :dir"},
+            {:none, "keyword list"}
+          ] do
+        Application.put_env(:snakepit, :shared_memory, mistake)
+        assert {:error, reason} = Application.ensure_all_started(:snakepit_shared_memory)
+        assert inspect(reason) =~ named
+      end
+    after
+      restart(before)
+    end
+  end
+
+  test "the directory and namespace of the configuration are the default" do
+    id = SharedMemory.allocate_region!(4096)
+    config = Application.get_env(:snakepit, :shared_memory)
+    info = SharedMemory.get_region_info!(id)
+    assert info.namespace == config[:namespace]
+    assert File.exists?(Path.join(config[:dir], info.platform_handle.file))
+    # The same place said in words is the same region.
+    assert {:ok, 2} =
+             SharedMemory.write(id, "x", namespace: config[:namespace], dir: config[:dir] <> "/")
+
+    assert SharedMemory.read!(id) == "x"
+    SharedMemory.deallocate_region!(id)
+  end
+
+  test "limits: named error with what was needed, and room again afterwards", %{place: place} do
+    with_config([max_regions: 3, max_region_size: 8192, max_total_memory: 65_536], fn ->
+      assert {:error, error} = SharedMemory.allocate_region(12_288, place)
+      assert error.code == :resource_exhausted
+      assert error.message =~ ":max_region_size"
+      assert error.message =~ "12288"
+
+      [one | _] = for _ <- 1..3, do: SharedMemory.allocate_region!(4096, place)
+      assert {:error, error} = SharedMemory.allocate_region(4096, place)
+      assert error.code == :resource_exhausted
+      assert error.message =~ ":max_regions"
+      assert code(SharedMemory.share("x", place)) == :resource_exhausted
+
+      SharedMemory.deallocate_region!(one, place)
+      # 32 KiB are held by two regions of four slots; 8 KiB in five slots make 40.
+      assert {:error, error} = SharedMemory.allocate_region(8192, [slots: 5] ++ place)
+      assert error.message =~ ":max_total_memory"
+      assert error.message =~ "40960"
+      assert error.message =~ "32768"
+      assert {:ok, _} = SharedMemory.allocate_region(8192, [slots: 4] ++ place)
+    end)
+  end
+
+  test "limits hold when many allocate at once", %{place: place} do
+    with_config([max_regions: 10], fn ->
+      owner = [owner: self()] ++ place
+
+      answers =
+        1..60
+        |> Task.async_stream(fn _ -> SharedMemory.allocate_region(4096, owner) end,
+          max_concurrency: 60
+        )
+        |> Enum.map(fn {:ok, answer} -> answer end)
+
+      assert Enum.count(answers, &match?({:ok, _}, &1)) == 10
+      assert Enum.count(answers, &(code(&1) == :resource_exhausted)) == 50
+    end)
+  end
+
+  test "a stop with regions of many owners leaves nothing", %{place: place, dir: dir} do
+    owners =
+      for _ <- 1..20 do
+        {_, pid} =
+          in_process(fn ->
+            id = SharedMemory.allocate_region!(4096, place)
+            SharedMemory.map_region!(id, place)
+            SharedMemory.share!("x", place)
+          end)
+
+        pid
+      end
+
+    log = capture_log(fn -> :ok = Application.stop(:snakepit_shared_memory) end)
+    refute log =~ "warning"
+    assert TestDir.leftovers(dir) == []
+    assert mappings(dir) |> Enum.reject(&(&1 =~ ".participants")) == []
+    {:ok, _} = Application.ensure_all_started(:snakepit_shared_memory)
+    Enum.each(owners, &kill/1)
+  end
+
+  test "a script that ends leaves nothing behind", %{place: place, dir: dir} do
+    program = """
+    {:ok, _} = Application.ensure_all_started(:snakepit_shared_memory)
+    place = #{inspect(place)}
+    id = Snakepit.SharedMemory.allocate_region!(4096, place)
+    Snakepit.SharedMemory.write!(id, "x", place)
+    Snakepit.SharedMemory.share!("y", place)
+    # As ExUnit does: what is registered first still finds the application running.
+    System.at_exit(fn _ -> IO.puts("regions: \#{length(Snakepit.SharedMemory.list_regions!(place))}") end)
+    """
+
+    ebin = Application.app_dir(:snakepit_shared_memory, "ebin")
+    lib = Path.dirname(Path.dirname(ebin))
+    environment = [{"ERL_LIBS", lib}]
+
+    assert {output, 0} =
+             System.cmd("elixir", ["-e", program], env: environment, stderr_to_stdout: true)
+
+    assert output =~ "regions: 2"
+    assert TestDir.leftovers(dir) == []
+  end
+end

@@ -1,0 +1,5 @@
+defmodule Snakepit.SharedMemoryTest do
+  use ExUnit.Case, async: true
+
+  doctest Snakepit.SharedMemory
+end
