@@ -1,0 +1,91 @@
+//! The native half of the Python package `snakepit_shm`.
+//!
+//! It is thin: every promise about memory is the core's, and what is convenient in Python
+//! (`share`, `resolve`, keyword arguments, exception classes) is Python, in `python/snakepit_shm`.
+//!
+//! | file | what |
+//! |---|---|
+//! | `reader`, `writer`, `loan` | the classes that users hold |
+//! | `attached`, `shared` | what a reader holds; what a writer does: free, on loan, closed |
+//! | `view` | what owns the memory under an array |
+//! | `array`, `buffer`, `bytes` | numpy, the buffer protocol, `bytes` |
+//! | `wait`, `fork`, `seconds` | signals, forked children, times |
+//! | `handle`, `discovery`, `options`, `error` | the core's other types in Python's terms |
+//!
+//! **No unsafe code.** Memory reaches numpy as an address in an `__array_interface__`, never as a
+//! Rust reference that outlives its owner; foreign buffers are copied by PyO3 or, as cells, by the
+//! core. **Locks and the GIL**: no lock is held while Python code runs, and no lock that is held
+//! across taking the GIL is waited for by who has it.
+
+#![forbid(unsafe_code)]
+
+mod array;
+mod attached;
+mod buffer;
+mod bytes;
+mod discovery;
+mod error;
+mod fork;
+mod handle;
+mod loan;
+mod options;
+mod reader;
+mod seconds;
+mod shared;
+mod view;
+mod wait;
+mod writer;
+
+use pyo3::prelude::*;
+
+/// `snakepit_shm._native`: use it through `snakepit_shm`.
+#[pymodule(gil_used = false)]
+mod _native {
+    use pyo3::prelude::*;
+    use snakepit_shm::ShmError;
+
+    #[pymodule_export]
+    use super::discovery::{inspect, list_segments, remove};
+    #[pymodule_export]
+    use super::fork::after_fork_in_child;
+    #[pymodule_export]
+    use super::handle::{open_handle, remove_handle};
+    #[pymodule_export]
+    use super::loan::Loan;
+    #[pymodule_export]
+    use super::reader::{Reader, attach};
+    #[pymodule_export]
+    use super::view::View;
+    #[pymodule_export]
+    use super::writer::{Writer, attach_writer, create};
+
+    /// The error codes that the core can answer with.
+    #[pyfunction]
+    fn error_codes() -> Vec<&'static str> {
+        ShmError::CODES.to_vec()
+    }
+
+    /// The smallest valid capacity that holds `nbytes` bytes.
+    #[pyfunction]
+    fn round_up_capacity(nbytes: usize) -> crate::error::Outcome<usize> {
+        Ok(snakepit_shm::round_up_capacity(nbytes)?)
+    }
+
+    /// Closes a reader or writer when the interpreter ends, also under views: nobody is left to
+    /// let go of them.
+    #[pyfunction]
+    fn close_at_exit(object: &Bound<'_, PyAny>) -> crate::error::Outcome<()> {
+        let py = object.py();
+        if let Ok(reader) = object.cast::<Reader>() {
+            reader.get().detach(py)?;
+        } else if let Ok(writer) = object.cast::<Writer>() {
+            writer.get().detach(py)?;
+        }
+        Ok(())
+    }
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))
+    }
+}

@@ -1,0 +1,108 @@
+"""Snakepit shared memory: named segments with one writer and many lock-free readers.
+
+    import numpy as np, snakepit_shm
+
+    handle = snakepit_shm.share(np.arange(6.0).reshape(2, 3))   # a dictionary, for any transport
+    array = snakepit_shm.resolve(handle)                        # read-only, in place
+    snakepit_shm.release(handle)
+
+Live values: `create` a segment and `Writer.write`, `attach` to it elsewhere and `Reader.wait`.
+Errors: `ShmError` and its subclasses, each also the built-in exception that fits.
+"""
+
+from __future__ import annotations
+
+import os as _os
+
+from . import _native
+from ._api import (
+    MAX_CAPACITY,
+    MIN_CAPACITY,
+    attach,
+    attach_writer,
+    create,
+    inspect,
+    list_segments,
+    remove,
+)
+from ._errors import (
+    AlreadyExistsError,
+    ClosedError,
+    CorruptedError,
+    DeadlineViolationError,
+    EmptyError,
+    InvalidHandleError,
+    InvalidNameError,
+    InvalidOptionError,
+    InvalidSizeError,
+    IoError,
+    NotFoundError,
+    NotSealedError,
+    OutOfBoundsError,
+    PermissionDeniedError,
+    ResourceExhaustedError,
+    SchemaMismatchError,
+    SealedError,
+    SegmentBusyError,
+    ShmError,
+    StaleError,
+    TimeoutError,
+    TornError,
+    TruncatedError,
+    UnsupportedError,
+    VersionConflictError,
+    ViewsAliveError,
+)
+from ._native import Loan, Reader, Writer, __version__, round_up_capacity
+from ._share import release, resolve, share
+from ._types import SegmentInfo, ValueInfo
+
+__all__ = [
+    "MAX_CAPACITY",
+    "MIN_CAPACITY",
+    "AlreadyExistsError",
+    "ClosedError",
+    "CorruptedError",
+    "DeadlineViolationError",
+    "EmptyError",
+    "InvalidHandleError",
+    "InvalidNameError",
+    "InvalidOptionError",
+    "InvalidSizeError",
+    "IoError",
+    "Loan",
+    "NotFoundError",
+    "NotSealedError",
+    "OutOfBoundsError",
+    "PermissionDeniedError",
+    "Reader",
+    "ResourceExhaustedError",
+    "SchemaMismatchError",
+    "SealedError",
+    "SegmentBusyError",
+    "SegmentInfo",
+    "ShmError",
+    "StaleError",
+    "TimeoutError",
+    "TornError",
+    "TruncatedError",
+    "UnsupportedError",
+    "ValueInfo",
+    "VersionConflictError",
+    "ViewsAliveError",
+    "Writer",
+    "__version__",
+    "attach",
+    "attach_writer",
+    "create",
+    "inspect",
+    "list_segments",
+    "release",
+    "remove",
+    "resolve",
+    "round_up_capacity",
+    "share",
+]
+
+# A child must know that the claims of inherited writers are its parent's.
+_os.register_at_fork(after_in_child=_native.after_fork_in_child)

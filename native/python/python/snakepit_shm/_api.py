@@ -1,0 +1,215 @@
+"""Functions that make, find and remove segments: keyword arguments for the native ones."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import sys
+import weakref
+from typing import Any, Literal, TypeVar
+
+from . import _native
+from ._errors import InvalidSizeError, ShmError
+from ._native import Reader, Writer
+from ._types import SegmentInfo
+
+_Open = TypeVar("_Open", Reader, Writer)
+
+# What is open, to be closed when the interpreter ends: nothing is left behind then.
+_readers: weakref.WeakSet[Reader] = weakref.WeakSet()
+_writers: weakref.WeakSet[Writer] = weakref.WeakSet()
+
+StrPath = str | os.PathLike[str]
+
+MIN_CAPACITY = 4096
+"""The smallest capacity in bytes."""
+MAX_CAPACITY = 1 << 30
+"""The largest capacity in bytes."""
+
+
+def create(
+    name: str,
+    size: int,
+    *,
+    namespace: str | None = None,
+    dir: StrPath | None = None,
+    module: str | None = None,
+    slots: int | None = None,
+    max_readers: int | None = None,
+    mode: Literal["real_time", "simulation"] | None = None,
+    reserve: Literal["eager", "lazy"] | None = None,
+    lock_memory: bool | None = None,
+    huge_pages: bool | None = None,
+    numa_node: int | None = None,
+    integrity: Literal["none", "crc32c"] | None = None,
+    notify: bool | None = None,
+    timestamps: Literal["off", "coarse", "precise"] | None = None,
+    schema_id: int | None = None,
+    permissions: int | None = None,
+) -> Writer:
+    """Create a segment and become its writer.
+
+    Args:
+        name: 1 to 128 of ``A-Z a-z 0-9 . _ -``, no leading dot.
+        size: The most bytes that a value can have: 4096 to 2**30, a multiple of the page size
+            (`round_up_capacity` makes one).
+        namespace: Where the name is unique; default ``$SNAKEPIT_SHM_NAMESPACE``, else
+            ``"snakepit"``.
+        dir: Directory of the namespace's files; default ``$SNAKEPIT_SHM_DIR``, else ``/dev/shm``.
+        module: Part of the file's name, for people.
+        slots: Values kept, 1 to 64. With two or more, a complete value always exists.
+        max_readers: Room in the reader table.
+        mode: ``"simulation"`` does without what needs privileges or prompt death notice.
+        reserve: ``"lazy"`` leaves pages to be found at the first write.
+        lock_memory: Keep the pages in memory (mlock).
+        huge_pages: Ask for huge pages.
+        numa_node: Put the pages on this node.
+        integrity: ``"crc32c"`` checks every value that is read.
+        notify: Whether `Reader.wait` can sleep on it.
+        timestamps: Clock of the values' timestamps.
+        schema_id: 64 bits that a reader may demand.
+        permissions: Mode of the segment's file, such as ``0o640``.
+
+    An option left out (or ``None``) has the core's default.
+
+    Raises:
+        AlreadyExistsError: The name is taken.
+        InvalidNameError: The name breaks the rules.
+        InvalidSizeError: The size does; the message says the nearest valid one.
+        InvalidOptionError: An option is out of its range.
+        ResourceExhaustedError: ``/dev/shm`` is full; the message says how much is missing.
+    """
+    options = {
+        "namespace": namespace,
+        "dir": dir,
+        "module": module,
+        "slots": slots,
+        "max_readers": max_readers,
+        "mode": mode,
+        "reserve": reserve,
+        "lock_memory": lock_memory,
+        "huge_pages": huge_pages,
+        "numa_node": numa_node,
+        "integrity": integrity,
+        "notify": notify,
+        "timestamps": timestamps,
+        "schema_id": schema_id,
+        "permissions": permissions,
+    }
+    if isinstance(size, int) and not 0 <= size <= sys.maxsize:
+        nearest = MIN_CAPACITY if size < 0 else MAX_CAPACITY
+        raise InvalidSizeError(
+            f"invalid segment size: {size} bytes (must be {MIN_CAPACITY}..={MAX_CAPACITY}; "
+            f"nearest valid: {nearest})",
+            remedy=f"ask for {nearest} bytes",
+        )
+    return _track(_native.create(name, size, options))
+
+
+def attach(
+    name: str,
+    *,
+    namespace: str | None = None,
+    dir: StrPath | None = None,
+    lock_memory: bool | None = None,
+    schema_id: int | None = None,
+) -> Reader:
+    """Attach to a segment to read it.
+
+    Args:
+        name: The segment, by its exact name.
+        namespace: As in `create`.
+        dir: As in `create`.
+        lock_memory: Keep the pages in memory (mlock) while this process is attached.
+        schema_id: Refuse a segment that was created with another one.
+
+    Raises:
+        NotFoundError: There is none of that name.
+        PermissionDeniedError: The operating system refuses.
+        CorruptedError: What lies there is no segment.
+        TruncatedError: Its file was cut.
+        SchemaMismatchError: It holds another layout.
+    """
+    options = {
+        "namespace": namespace,
+        "dir": dir,
+        "lock_memory": lock_memory,
+        "schema_id": schema_id,
+    }
+    return _track(_native.attach(name, options))
+
+
+def attach_writer(
+    name: str,
+    *,
+    namespace: str | None = None,
+    dir: StrPath | None = None,
+    lock_memory: bool | None = None,
+    schema_id: int | None = None,
+) -> Writer:
+    """Take over a segment whose writer has gone. Versions go on where it stopped.
+
+    Raises:
+        SegmentBusyError: Its writer lives.
+        SealedError: It can have no writer any more.
+        NotFoundError, PermissionDeniedError, CorruptedError, SchemaMismatchError: As in `attach`.
+    """
+    options = {
+        "namespace": namespace,
+        "dir": dir,
+        "lock_memory": lock_memory,
+        "schema_id": schema_id,
+    }
+    return _track(_native.attach_writer(name, options))
+
+
+def list_segments(*, namespace: str | None = None, dir: StrPath | None = None) -> list[SegmentInfo]:
+    """Every segment of a namespace."""
+    found = _native.list_segments(namespace, dir)
+    return [SegmentInfo(**fields) for fields in found]
+
+
+def inspect(
+    name: str, *, namespace: str | None = None, dir: StrPath | None = None
+) -> dict[str, Any]:
+    """The header of a segment, for people and monitoring."""
+    report: dict[str, Any] = json.loads(_native.inspect(name, {"namespace": namespace, "dir": dir}))
+    return report
+
+
+def remove(name: str, *, namespace: str | None = None, dir: StrPath | None = None) -> None:
+    """Remove a segment by name, whoever wrote it. Who is attached keeps what is mapped.
+
+    Raises:
+        NotFoundError: There is none of that name.
+    """
+    _native.remove(name, {"namespace": namespace, "dir": dir})
+
+
+def _track(opened: _Open) -> _Open:
+    if isinstance(opened, Reader):
+        _readers.add(opened)
+    else:
+        _writers.add(opened)
+    return opened
+
+
+def _close_all() -> None:
+    """At exit: readers first, so that a writer that closes finds its segment unused."""
+    left: list[Reader | Writer] = [*_readers, *_writers]
+    for opened in left:
+        # What cannot be closed goes with the process, and its files with the next cleanup.
+        with contextlib.suppress(ShmError):
+            _native.close_at_exit(opened)
+
+
+def _forget_all() -> None:
+    """In a forked child: what its parent opened is the parent's to close."""
+    _readers.clear()
+    _writers.clear()
+
+
+atexit.register(_close_all)
+os.register_at_fork(after_in_child=_forget_all)

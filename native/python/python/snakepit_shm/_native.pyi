@@ -1,0 +1,315 @@
+"""Types of the native module. Import them from `snakepit_shm`."""
+
+import builtins
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from types import TracebackType
+from typing import Any, Literal, Self, final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa  # type: ignore[import-untyped]
+from typing_extensions import Buffer, CapsuleType
+
+from ._types import ValueInfo
+
+__version__: str
+
+__all__ = [
+    "Loan",
+    "Reader",
+    "View",
+    "Writer",
+    "__version__",
+    "after_fork_in_child",
+    "attach",
+    "attach_writer",
+    "close_at_exit",
+    "create",
+    "error_codes",
+    "inspect",
+    "list_segments",
+    "open_handle",
+    "remove",
+    "remove_handle",
+    "round_up_capacity",
+]
+
+_Format = Literal["raw", "numpy", "arrow_ipc"]
+_Shape = int | Sequence[int]
+_StrPath = str | PathLike[str]
+
+@final
+class Reader:
+    """Reads a segment; made by `attach`. Safe to share between threads.
+
+    Leaving its ``with`` block closes it.
+    """
+
+    @property
+    def name(self) -> str:
+        """The segment's name."""
+    @property
+    def capacity(self) -> int:
+        """The most bytes that a value can have."""
+    @property
+    def version(self) -> int:
+        """The version of the newest value; 0 while there is none."""
+    @property
+    def last_version(self) -> int:
+        """The version that a read or wait of this object returned last; 0 before the first."""
+    @property
+    def generation(self) -> int:
+        """How many writers the segment has had, the present one included."""
+    @property
+    def schema_id(self) -> int:
+        """The schema id that the segment was created with."""
+    @property
+    def is_sealed(self) -> bool:
+        """Whether the value can never change again."""
+    @property
+    def closed(self) -> bool:
+        """Whether this object was closed."""
+    def read(self, *, max_age: float | None = None) -> bytes:
+        """A consistent copy of the value.
+
+        Args:
+            max_age: Raise `StaleError` for a value older than this many seconds.
+
+        Raises:
+            EmptyError: Nothing was published yet.
+            VersionConflictError: The writer overwrote it in every attempt to copy it.
+            CorruptedError: Its checksum does not fit.
+            TruncatedError: The file was cut.
+        """
+    def read_into(self, buffer: Buffer) -> int:
+        """Copy the value to the start of a writable, contiguous buffer; returns its length.
+
+        One copy and no allocation; the GIL is kept. What lies behind the value stays as it is.
+
+        Raises:
+            OutOfBoundsError: The buffer is shorter than the value.
+            BufferError: It is read-only or has gaps.
+        """
+    def read_range(self, offset: int, length: int) -> bytes:
+        """A copy of ``length`` bytes of the value from ``offset`` on.
+
+        Raises:
+            OutOfBoundsError: The value does not reach that far.
+        """
+    def numpy(self) -> npt.NDArray[Any]:
+        """The value as an array of the dtype and shape that its writer gave it.
+
+        Sealed: read-only and in place, without a copy. Live: a consistent copy, yours to change.
+        Plain bytes are one-dimensional uint8.
+        """
+    def memoryview(self) -> builtins.memoryview:
+        """The value's bytes, read-only: in place when sealed, else a consistent copy."""
+    def arrow(self) -> pa.Table:
+        """The value as a pyarrow Table, in place when sealed.
+
+        Raises:
+            CorruptedError: It is no Arrow IPC stream.
+            UnsupportedError: pyarrow is not installed.
+        """
+    def has_changed(self) -> bool:
+        """Whether there is a newer value than the one a read or wait returned last."""
+    def wait(self, since: int | None = None, timeout: float | None = None) -> int:
+        """Sleep until there is a value newer than ``since``; returns its version.
+
+        Sleeps in the kernel, without the GIL; Ctrl-C is answered within 0.1 s.
+
+        Args:
+            since: A version; default the one that a read or wait of this object returned last.
+            timeout: Seconds; ``None`` waits for ever.
+
+        Raises:
+            TimeoutError: There was none in that time.
+            ClosedError: The writer has closed the segment, or this reader was closed.
+            SealedError: The segment was sealed: nothing newer will come.
+            UnsupportedError: The segment was created without ``notify``.
+        """
+    def age(self) -> float:
+        """Seconds since the value was published."""
+    def info(self) -> ValueInfo:
+        """What the value is, without its bytes."""
+    def handle(self) -> dict[str, Any]:
+        """The handle of the sealed value, for `resolve`.
+
+        Raises:
+            NotSealedError: It can still change.
+        """
+    def close(self) -> None:
+        """Detach; calls of other threads that wait here end. A second time does nothing.
+
+        Raises:
+            ViewsAliveError: Arrays or memoryviews over the value live; also a `BufferError`.
+        """
+    def __array__(
+        self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
+    ) -> npt.NDArray[Any]: ...
+    def __dlpack__(self, **keywords: Any) -> CapsuleType: ...
+    def __dlpack_device__(self) -> tuple[int, int]: ...
+    def __len__(self) -> int:
+        """Length of the present value in bytes; 0 while there is none."""
+    def __bool__(self) -> Literal[True]: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        _error: BaseException | None = None,
+        _traceback: TracebackType | None = None,
+    ) -> None: ...
+
+@final
+class Writer:
+    """Writes a segment; made by `create` or `attach_writer`. Threads take turns.
+
+    Leaving its ``with`` block closes it.
+    """
+
+    @property
+    def name(self) -> str:
+        """The segment's name."""
+    @property
+    def capacity(self) -> int:
+        """The most bytes that a value can have."""
+    @property
+    def version(self) -> int:
+        """The version published last; 0 before the first."""
+    @property
+    def generation(self) -> int:
+        """How many writers the segment has had, this one included."""
+    @property
+    def closed(self) -> bool:
+        """Whether this object was closed or released."""
+    def write(
+        self,
+        data: Buffer | npt.NDArray[Any] | np.generic,
+        *,
+        dtype: npt.DTypeLike | None = None,
+        shape: _Shape | None = None,
+    ) -> int:
+        """Publish a value; returns its version. One copy, straight into shared memory.
+
+        An array is published with its dtype and shape, any other buffer as plain bytes. From
+        256 KiB on the copy runs without the GIL.
+
+        Args:
+            data: An array of any layout, or any object with a buffer.
+            dtype: Tell readers this dtype instead; with ``shape``.
+            shape: Tell readers this shape instead; with ``dtype``.
+
+        Raises:
+            OutOfBoundsError: It has no bytes, or more than ``capacity``.
+            UnsupportedError: Its dtype is no plain one, or it has more than six dimensions.
+            SealedError: The segment was sealed.
+            ViewsAliveError: A loan is under way.
+        """
+    def write_at(self, offset: int, data: Buffer | npt.NDArray[Any] | np.generic) -> int:
+        """Publish the previous value with ``data`` at ``offset``; returns the new version.
+
+        The value grows where the patch reaches beyond its end.
+        """
+    def loan(
+        self,
+        shape: _Shape | None = None,
+        dtype: npt.DTypeLike | None = None,
+        *,
+        format: _Format | None = None,
+    ) -> Loan:
+        """The next slot itself, as an array to fill in place: no copy at all.
+
+        ``with writer.loan((480, 640), "f4") as array: array[:] = ...`` publishes when the block
+        ends, and drops what was written when it ends with an exception. The slot holds an older
+        value at first. Afterwards the array can no longer be written; do not keep writable views
+        of it (slices made inside the block): the slot will hold other values.
+
+        Args:
+            shape: Of the array; without a dtype a number of bytes. Default: all of the capacity.
+            dtype: Of the array; without one the value is plain bytes.
+            format: ``"arrow_ipc"`` for bytes that are an Arrow IPC stream.
+        """
+    def flush(self) -> None:
+        """Make what was published visible to readers of the file; memory needs none."""
+    def seal(self) -> None:
+        """Make the present value the last one, for ever: readers then take it without a copy.
+
+        Raises:
+            EmptyError: Nothing was published yet.
+        """
+    def numpy(self) -> npt.NDArray[Any]:
+        """The sealed value as a read-only array, in place.
+
+        Raises:
+            NotSealedError: It can still change.
+        """
+    def memoryview(self) -> builtins.memoryview:
+        """The sealed value's bytes as a read-only memoryview, in place."""
+    def handle(self) -> dict[str, Any]:
+        """The handle of the sealed value, for `resolve`."""
+    def close(self) -> None:
+        """Give the segment up: it goes when its last reader has gone. Twice does nothing.
+
+        Raises:
+            ViewsAliveError: Arrays over its memory live, or a loan is under way; also a
+                `BufferError`.
+        """
+    def release(self) -> None:
+        """Give the claim back and leave the segment, to be read and taken over."""
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        _error: BaseException | None = None,
+        _traceback: TracebackType | None = None,
+    ) -> None: ...
+
+@final
+class Loan:
+    """A slot to fill in place; made by `Writer.loan`, good for one ``with`` block."""
+
+    @property
+    def version(self) -> int:
+        """The version that the value was published as; 0 before that."""
+    def __enter__(self) -> npt.NDArray[Any]: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        _error: BaseException | None = None,
+        _traceback: TracebackType | None = None,
+    ) -> None: ...
+
+@final
+class View:
+    """The value of a sealed segment, in place; what arrays over it keep alive."""
+
+    @property
+    def segment(self) -> str: ...
+    @property
+    def format(self) -> _Format: ...
+    @property
+    def __array_interface__(self) -> dict[str, Any]: ...
+    def numpy(self) -> npt.NDArray[Any]: ...
+    def memoryview(self) -> builtins.memoryview: ...
+
+def create(name: str, size: int, given: Mapping[str, Any]) -> Writer: ...
+def attach(name: str, given: Mapping[str, Any]) -> Reader: ...
+def attach_writer(name: str, given: Mapping[str, Any]) -> Writer: ...
+def inspect(name: str, given: Mapping[str, Any]) -> str: ...
+def remove(name: str, given: Mapping[str, Any]) -> None: ...
+def list_segments(
+    namespace: str | None = None, directory: _StrPath | None = None
+) -> list[dict[str, Any]]: ...
+def open_handle(json: str, directory: _StrPath | None = None) -> View: ...
+def remove_handle(json: str, directory: _StrPath | None = None) -> None: ...
+def round_up_capacity(nbytes: int) -> int:
+    """The smallest valid capacity that holds ``nbytes`` bytes.
+
+    Raises:
+        InvalidSizeError: For 0 and for more than 1 GiB.
+    """
+
+def close_at_exit(object: Reader | Writer) -> None: ...
+def error_codes() -> list[str]: ...
+def after_fork_in_child() -> None: ...

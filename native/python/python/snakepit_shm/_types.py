@@ -1,0 +1,48 @@
+"""Plain records that the functions of this package return."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, NamedTuple
+
+
+class ValueInfo(NamedTuple):
+    """What a value is, without its bytes."""
+
+    version: int
+    """Its version: even, two more with every write."""
+    nbytes: int
+    """Its length in bytes."""
+    timestamp_ns: int
+    """When it was published, on the clock of `time.monotonic_ns`; 0 without timestamps."""
+    format: Literal["raw", "numpy", "arrow_ipc"]
+    """How its bytes are to be understood."""
+    dtype: str
+    """numpy's array-protocol string; empty unless the format is ``"numpy"``."""
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentInfo:
+    """One segment as `list_segments` finds it."""
+
+    name: str
+    namespace: str
+    module: str
+    file: str
+    """Name of the segment's file in the directory."""
+    capacity: int
+    """The most bytes that a value can have."""
+    slots: int
+    state: Literal["active", "sealed", "closed"]
+    """Whether it can change: it has a writer, it never will, its writer has gone."""
+    version: int
+    generation: int
+    """How many writers it has had."""
+    nbytes: int
+    """Length of the present value in bytes."""
+    writer_pid: int
+    reader_count: int
+    created_at: datetime
+    last_accessed: datetime

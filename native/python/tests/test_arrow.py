@@ -1,0 +1,132 @@
+"""Arrow tables: written once into shared memory, read in place."""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import snakepit_shm as shm
+from conftest import Place
+
+
+def table(rows: int = 1000) -> Any:
+    return pa.table(
+        {
+            "id": pa.array(range(rows), pa.int64()),
+            "name": pa.array([f"row {i}" if i % 7 else None for i in range(rows)]),
+            "kind": pa.array([["a", "b"][i % 2] for i in range(rows)]).dictionary_encode(),
+            "points": pa.array([[i, i + 1] for i in range(rows)]),
+        }
+    )
+
+
+def test_tables_survive_and_lie_in_shared_memory(place: Place) -> None:
+    original = table()
+    handle = place.share(original)
+    assert handle["format"] == "arrow_ipc"
+    assert (handle["dtype"], handle["shape"]) == ("|u1", [handle["bytes"]])
+    before = pa.total_allocated_bytes()
+    got = place.resolve(json.dumps(handle))
+    assert got.equals(original)
+    column = got.column("id").chunk(0).buffers()[1]
+    with place.attach(handle["name"]) as reader:
+        inside = np.frombuffer(reader.memoryview(), np.uint8)
+        assert inside.nbytes == handle["bytes"]
+        assert pa.total_allocated_bytes() - before < original.nbytes // 2
+        del inside
+    with pytest.raises((ValueError, TypeError)):
+        np.frombuffer(column, np.int64)[0] = 1
+    place.release(handle)
+    assert got.column("id").to_pylist() == list(range(1000))
+
+
+def test_record_batches_and_chunked_tables(place: Place) -> None:
+    batch = table(10).to_batches()[0]
+    chunked = pa.concat_tables([table(10), table(20)])
+    for obj in (batch, chunked):
+        handle = place.share(obj)
+        wanted = pa.Table.from_batches([obj]) if isinstance(obj, pa.RecordBatch) else obj
+        assert place.resolve(handle).equals(wanted)
+        place.release(handle)
+
+
+def test_a_table_without_rows(place: Place) -> None:
+    handle = place.share(table(0))
+    got = place.resolve(handle)
+    assert got.num_rows == 0
+    assert got.schema == table(0).schema
+    place.release(handle)
+
+
+def test_arrow_of_a_live_segment(place: Place) -> None:
+    first, second = table(5), table(9)
+    with place.create(size=1 << 16) as writer, place.attach() as reader:
+        for wanted in (first, second):
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, wanted.schema) as stream:
+                stream.write(wanted)
+            writer.write(sink.getvalue())
+            assert reader.arrow().equals(wanted)
+
+
+def test_a_table_outlives_reader_and_name(place: Place) -> None:
+    handle = place.share(table(100))
+    got = place.resolve(handle)
+    ids = got.column("id")
+    place.release(handle)
+    del got
+    gc.collect()
+    assert ids.to_pylist() == list(range(100))
+
+
+def test_what_is_no_stream_is_refused(place: Place) -> None:
+    with place.create() as writer, place.attach() as reader:
+        for value in (b"x", b"\0" * 64, b"\xff" * 4096, b"ARROW1\0\0" * 8):
+            writer.write(value)
+            with pytest.raises(shm.CorruptedError, match="no Arrow IPC stream"):
+                reader.arrow()
+
+
+def test_a_cut_stream_is_refused(place: Place) -> None:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table(50).schema) as stream:
+        stream.write(table(50))
+    whole = sink.getvalue().to_pybytes()
+    with place.create(size=1 << 16) as writer, place.attach() as reader:
+        for length in range(1, len(whole) - 8, 97):
+            writer.write(whole[:length])
+            try:
+                got = reader.arrow()
+            except shm.CorruptedError:
+                continue
+            assert got.num_rows == 0  # only the schema is in it
+
+
+def test_without_pyarrow_the_error_says_what_to_install(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = place.share(table(3))
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(shm.UnsupportedError, match="pip install"):
+        place.resolve(handle)
+    monkeypatch.undo()
+    place.release(handle)
+
+
+def test_pyarrow_is_only_imported_for_tables(place: Place) -> None:
+    out = place.run(
+        """
+        import sys, snakepit_shm
+        handle = snakepit_shm.share(b"x")
+        snakepit_shm.resolve(handle)
+        snakepit_shm.release(handle)
+        print("pyarrow" in sys.modules)
+        """
+    )
+    assert out == "False\n"
