@@ -1,0 +1,60 @@
+# What README and CI call. Each target is a short script in scripts/, so that everything here also runs by hand.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# The BEAM warns under a locale that is not UTF-8.
+export LC_ALL := C.UTF-8
+export ELIXIR_ERL_OPTIONS := +fnu
+
+.PHONY: help setup demo test bench lint fmt clean doc \
+        test-rust test-loom test-elixir test-python test-interop test-readme test-demo
+
+help: ## Say what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install what is missing, build everything (seconds when there is nothing to do)
+	@scripts/setup.sh
+
+demo: setup ## A photograph from Elixir to Python and back, and the pipe beside it (FILE=path for your own)
+	@scripts/demo.sh "$(FILE)"
+
+test: setup ## Everything that proves it right: lint, all tests, nothing left behind
+	@scripts/test.sh
+
+test-rust: setup ## Rust unit, property, cross-process and doc tests
+	@scripts/test.sh rust
+
+test-loom: setup ## The protocol under every interleaving that loom can find
+	@scripts/test.sh loom
+
+test-elixir: setup ## ExUnit
+	@scripts/test.sh elixir
+
+test-python: setup ## pytest
+	@scripts/test.sh python
+
+test-interop: setup ## Each of Rust, Elixir and Python writes, the two others read
+	@scripts/test.sh interop
+
+test-readme: setup ## Every code block of the README, run
+	@scripts/test.sh readme
+
+test-demo: setup ## The demo's own parts, and the demo on small data
+	@scripts/test.sh demo
+
+bench: setup ## Every measured promise beside its yardstick (BENCH_ARGS=--quick for a look)
+	@bench/run.sh $(BENCH_ARGS)
+
+lint: setup ## Formatters, linters and type checks, all as errors
+	@scripts/test.sh lint
+
+fmt: setup ## Format everything
+	@scripts/fmt.sh
+
+doc: setup ## The API documentation, under target/doc
+	@scripts/doc.sh
+
+clean: ## Remove everything that was built
+	@scripts/clean.sh

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Formatters, linters and type checks; every warning is an error. Runs all of them, then says which failed.
+# shellcheck source=scripts/lib.sh
+source "$(dirname "$0")/lib.sh"
+
+passed=0
+failures=()
+check() {
+  local name="$1"
+  shift
+  if "$@"; then
+    passed=$((passed + 1))
+    note "ok: $name"
+  else
+    failures+=("$name")
+    note "FAILED: $name"
+  fi
+}
+
+# A program by itself, not a member of the workspace; built with the workspace's versions.
+PEER=test/interop/peer/Cargo.toml
+peer_clippy() {
+  cp Cargo.lock test/interop/peer/
+  cargo clippy --quiet --manifest-path "$PEER" --target-dir "${CARGO_TARGET_DIR:-target}" -- -D warnings
+}
+
+# Where the package's own configuration is found.
+in_package() { (cd native/python && "$@"); }
+
+for component in fmt clippy; do
+  cargo "$component" --version >/dev/null 2>&1 ||
+    die "cargo $component is missing." "Get it with:  rustup component add rustfmt clippy"
+done
+
+check "cargo fmt" cargo fmt --all -- --check
+check "cargo clippy" cargo clippy --quiet --workspace --all-targets -- -D warnings
+check "cargo fmt, interop peer" cargo fmt --manifest-path "$PEER" -- --check
+check "cargo clippy, interop peer" peer_clippy
+check "cargo doc" env RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --no-deps
+check "mix format" mix format --check-formatted
+check "mix compile" env MIX_ENV=test mix compile --warnings-as-errors
+check "ruff check" ruff check --quiet native/python scripts examples test bench
+check "ruff format" ruff format --quiet --check native/python scripts examples test bench
+check "mypy" in_package mypy
+check "stubtest" in_package python -m mypy.stubtest --mypy-config-file pyproject.toml snakepit_shm
+check "unsafe policy" scripts/unsafe_policy.sh
+check "shell syntax" bash -n scripts/*.sh .ci/run
+
+[ ${#failures[@]} -eq 0 ] || die "lint: ${#failures[@]} failed: ${failures[*]}"
+echo "$passed passed"
