@@ -270,15 +270,17 @@ impl Participant {
         })
     }
 
-    /// Removes the participants file when nobody is left who needs it.
-    fn remove_if_last(&self) {
+    /// Gives the entry back, and removes the participants file when nobody is left who needs it.
+    fn leave(&self) {
         let Some(fd) = self.fd.get() else { return };
-        // Not without patience: another who leaves in this moment holds it, and sees us.
-        let Ok(_lock) = ByteLock::take(fd, &self.place, LEAVING_PATIENCE) else {
+        // Of two who leave at once, the second must see that the first is gone: hence the lock around
+        // both steps. Whoever cannot have it leaves the file to the next.
+        let lock = ByteLock::take(fd, &self.place, LEAVING_PATIENCE);
+        // Closing would do, but for a child between fork and exec that has the descriptor too.
+        let _ = platform::unlock_byte(fd, LOCKS_AT + u64::from(self.index));
+        if lock.is_err() {
             return;
-        };
-        // Others, also those that have locked an entry just now: they look whether the file still
-        // has its name after locking.
+        }
         let others = platform::locked_by_others(fd, LOCKS_AT, u64::from(CAPACITY));
         let path = self.place.participants_path();
         if matches!(others, Ok(false)) && !self.has_segments() && platform::names(&path, fd) {
@@ -299,11 +301,7 @@ impl Participant {
 
 impl Drop for Participant {
     fn drop(&mut self) {
-        self.remove_if_last();
-        if let Some(fd) = self.fd.get() {
-            // Closing would do, but for a child between fork and exec that has the descriptor too.
-            let _ = platform::unlock_byte(fd, LOCKS_AT + u64::from(self.index));
-        }
+        self.leave();
     }
 }
 

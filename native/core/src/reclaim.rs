@@ -6,7 +6,7 @@
 //! looks at the mark. One of the two sees the other.
 
 use crate::error::{Result, ShmError};
-use crate::layout::{MAGIC, SegmentState};
+use crate::layout::{MAGIC, SegmentState, header};
 use crate::mapping::{Access, Mapping};
 use crate::meta::Meta;
 use crate::name::Place;
@@ -219,15 +219,19 @@ pub(crate) fn sweep_segment(
 /// Files with our magic and no metadata: their creator or remover died between two steps, or somebody
 /// deleted the `.meta`. The segment's own identity block brings it back, and the usual rules decide.
 pub(crate) fn recover_lost(place: &Place, participant: &Participant) -> Vec<String> {
-    let prefix = format!("{}_", place.namespace);
-    let Ok(files) = std::fs::read_dir(&place.dir) else {
-        return Vec::new();
-    };
-    files
-        .filter_map(|file| file.ok()?.file_name().into_string().ok())
-        .filter(|file| file.starts_with(&prefix) && !file.ends_with(".meta"))
+    segment_files(place)
         .filter_map(|file| recover(place, participant, &file).ok().flatten())
         .collect()
+}
+
+/// Files that may be segments, by their names.
+fn segment_files(place: &Place) -> impl Iterator<Item = String> {
+    let prefix = format!("{}_", place.namespace);
+    std::fs::read_dir(&place.dir)
+        .into_iter()
+        .flatten()
+        .filter_map(|file| file.ok()?.file_name().into_string().ok())
+        .filter(move |file| file.starts_with(&prefix) && !file.ends_with(".meta"))
 }
 
 fn recover(place: &Place, participant: &Participant, file: &str) -> Result<Option<String>> {
@@ -292,7 +296,7 @@ pub(crate) fn names(place: &Place) -> Result<Vec<String>> {
 pub(crate) fn on_occasion(place: &Place, participant: &Arc<Participant>) {
     match participant.sweep_due(OCCASION) {
         None => {}
-        Some(true) => sweep_namespace(place, participant),
+        Some(true) => sweep_leftovers(place, participant),
         Some(false) => {
             let (place, weak) = (place.clone(), Arc::downgrade(participant));
             background::run(move || {
@@ -308,13 +312,31 @@ pub(crate) fn on_occasion(place: &Place, participant: &Arc<Participant>) {
     }
 }
 
-fn sweep_namespace(place: &Place, participant: &Participant) {
-    recover_lost(place, participant);
-    for name in names(place).unwrap_or_default() {
+/// What a process does when it joins a namespace: removes leftovers. Segments with a living writer are
+/// passed over without the lock, so that a thousand processes that start at once do not queue for it.
+fn sweep_leftovers(place: &Place, participant: &Participant) {
+    let names = names(place).unwrap_or_default();
+    if segment_files(place).count() != names.len() {
+        recover_lost(place, participant);
+    }
+    for name in names {
+        if writer_lives(place, &name, participant).unwrap_or(false) {
+            continue;
+        }
         if let Err(error) = sweep_segment(place, &name, participant, GRACE, false) {
             tracing::debug!(%name, %error, "not swept");
         }
     }
+}
+
+/// Looks at the writer's claim by `pread`.
+fn writer_lives(place: &Place, name: &str, participant: &Participant) -> Option<bool> {
+    let meta = Meta::load(place, name).ok()?;
+    let file = platform::open_existing(&meta.path(place), false).ok()?;
+    let mut key = [0u8; 8];
+    let have = platform::read_at(file.as_fd(), &mut key, header::WRITER as u64).ok()?;
+    let key = u64::from_le_bytes(key);
+    Some(have == 8 && key != 0 && participant.is_alive(key))
 }
 
 /// Removes a segment whose writer has closed it, once nobody reads it any more.
