@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 export LC_ALL := C.UTF-8
 export ELIXIR_ERL_OPTIONS := +fnu
 
-.PHONY: help setup demo test bench lint fmt clean doc \
+.PHONY: help setup demo test bench faults lint fmt clean doc \
         test-rust test-loom test-elixir test-python test-interop test-readme test-demo
 
 help: ## Say what there is
@@ -46,6 +46,9 @@ test-demo: setup ## The demo's own parts, and the demo on small data
 
 bench: setup ## Every measured promise beside its yardstick (BENCH_ARGS=--quick for a look)
 	@bench/run.sh $(BENCH_ARGS)
+
+faults: setup ## Every fault of docs/faults.md at full scale: 1,000 kills, 1,000 readers, 10,000 refused creates (minutes)
+	@SNAKEPIT_SHM_FULL=1 cargo test --release -p snakepit-shm --test faults -- --nocapture --test-threads=1
 
 lint: setup ## Formatters, linters and type checks, all as errors
 	@scripts/test.sh lint

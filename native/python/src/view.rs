@@ -101,6 +101,13 @@ impl Keeper {
         pick: impl Fn(&Kept) -> R,
     ) -> Outcome<Option<R>> {
         if let Some(kept) = self.lock().as_ref() {
+            if kept.view.get().is_some_and(|sealed| !sealed.is_intact()) {
+                // Cut by another program since: what is there now is zeros.
+                return Err(ShmError::Truncated {
+                    name: segment.to_owned(),
+                }
+                .into());
+            }
             return Ok(Some(pick(kept)));
         }
         let Some(sealed) = find()? else {
