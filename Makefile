@@ -8,8 +8,8 @@ MAKEFLAGS += --no-print-directory
 export LC_ALL := C.UTF-8
 export ELIXIR_ERL_OPTIONS := +fnu
 
-.PHONY: help setup demo test bench faults lint fmt clean doc \
-        test-rust test-loom test-elixir test-python test-interop test-readme test-demo
+.PHONY: help setup demo test bench faults chaos lint fmt clean doc \
+        test-rust test-loom test-elixir test-python test-interop test-readme test-demo test-chaos
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,11 +44,17 @@ test-readme: setup ## Every code block of the README, run
 test-demo: setup ## The demo's own parts, and the demo on small data
 	@scripts/test.sh demo
 
+test-chaos: setup ## 20 seconds of chaos
+	@scripts/test.sh chaos
+
 bench: setup ## Every measured promise beside its yardstick (BENCH_ARGS=--quick for a look)
 	@bench/run.sh $(BENCH_ARGS)
 
 faults: setup ## Every fault of docs/faults.md at full scale: 1,000 kills, 1,000 readers, 10,000 refused creates (minutes)
 	@SNAKEPIT_SHM_FULL=1 cargo test --release -p snakepit-shm --test faults -- --nocapture --test-threads=1
+
+chaos: setup ## Processes in three languages, a killer among them, and a judge: 3 minutes (HOURS=24 for long)
+	@scripts/chaos.sh
 
 lint: setup ## Formatters, linters and type checks, all as errors
 	@scripts/test.sh lint

@@ -17,11 +17,11 @@ check() {
   fi
 }
 
-# A program by itself, not a member of the workspace; built with the workspace's versions.
-PEER=test/interop/peer/Cargo.toml
+# Programs by themselves, not members of the workspace; built with the workspace's versions.
 peer_clippy() {
-  cp Cargo.lock test/interop/peer/
-  cargo clippy --quiet --manifest-path "$PEER" --target-dir "${CARGO_TARGET_DIR:-target}" -- -D warnings
+  local lock="test/$1/peer/Cargo.lock"
+  [ "$lock" -nt Cargo.lock ] || cp Cargo.lock "$lock"
+  cargo clippy --quiet --manifest-path "test/$1/peer/Cargo.toml" --target-dir "${CARGO_TARGET_DIR:-target}" -- -D warnings
 }
 
 # Where the package's own configuration is found.
@@ -34,8 +34,10 @@ done
 
 check "cargo fmt" cargo fmt --all -- --check
 check "cargo clippy" cargo clippy --quiet --workspace --all-targets -- -D warnings
-check "cargo fmt, interop peer" cargo fmt --manifest-path "$PEER" -- --check
-check "cargo clippy, interop peer" peer_clippy
+for peer in interop chaos; do
+  check "cargo fmt, $peer peer" cargo fmt --manifest-path "test/$peer/peer/Cargo.toml" -- --check
+  check "cargo clippy, $peer peer" peer_clippy "$peer"
+done
 check "cargo doc" env RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --no-deps
 check "mix format" mix format --check-formatted
 check "mix compile" env MIX_ENV=test mix compile --warnings-as-errors

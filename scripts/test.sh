@@ -9,7 +9,7 @@
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$0")/lib.sh"
 
-ALL=(lint rust loom elixir python interop readme demo)
+ALL=(lint rust loom elixir python interop readme demo chaos)
 LOGS="$ROOT/target/test-logs"
 SUITE_TIMEOUT="${SUITE_TIMEOUT:-900}"
 
@@ -32,6 +32,7 @@ suite_interop() { exec mix test --only interop; }
 suite_python() { cd native/python && exec python -m pytest; }
 suite_readme() { exec python test/readme/run.py README.md; }
 suite_demo() { exec scripts/demo_test.sh; }
+suite_chaos() { exec scripts/chaos.sh --seconds 20 --seed 1; }
 
 # --- running one, counting it ---------------------------------------------------------------------------------------
 

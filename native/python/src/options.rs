@@ -144,6 +144,9 @@ pub(crate) fn segment(
     if let Some(huge) = given.value("huge_pages", FLAG)? {
         built = built.huge_pages(huge);
     }
+    if let Some(prefault) = given.value("prefault", FLAG)? {
+        built = built.prefault(prefault);
+    }
     if let Some(node) = given.value::<u32>("numa_node", COUNT)? {
         built = built.numa_node(Some(node));
     }

@@ -103,7 +103,7 @@ BAD_OPTIONS: list[dict[str, Any]] = [
     {"timestamps": "on"}, {"notify": "yes"}, {"notify": 1}, {"lock_memory": "no"},
     {"schema_id": -1}, {"schema_id": 2**64}, {"schema_id": "x"},
     {"permissions": 0o7777}, {"permissions": 0o400}, {"permissions": "rw"},
-    {"numa_node": 4095}, {"numa_node": -1}, {"huge_pages": 3},
+    {"numa_node": 4095}, {"numa_node": -1}, {"huge_pages": 3}, {"prefault": 3},
 ]  # fmt: skip
 
 

@@ -1,13 +1,13 @@
-"""A file that another program cuts under a mapping harms nobody (and a fault that is not ours is as deadly as ever)."""
+"""A file that another program cuts under a mapping harms nobody; other faults are as deadly as ever."""
 
 from __future__ import annotations
 
 import signal
 
 import pytest
-from conftest import Place
 
 import snakepit_shm
+from conftest import Place
 
 HEAD = """
 import faulthandler, os, sys
@@ -15,8 +15,9 @@ import numpy as np
 import snakepit_shm
 
 def cut(length):
-    (file,) = (f for f in os.listdir(os.environ["SNAKEPIT_SHM_DIR"]) if f.startswith(os.environ["SNAKEPIT_SHM_NAMESPACE"] + "_") and not f.endswith(".meta"))
-    os.truncate(os.path.join(os.environ["SNAKEPIT_SHM_DIR"], file), length)
+    shm, prefix = os.environ["SNAKEPIT_SHM_DIR"], os.environ["SNAKEPIT_SHM_NAMESPACE"] + "_"
+    ours = (f for f in os.listdir(shm) if f.startswith(prefix) and not f.endswith(".meta"))
+    os.truncate(os.path.join(shm, *ours), length)
 
 SIZE = 1 << 20
 """
@@ -53,7 +54,9 @@ def end(place: Place) -> None:
 @pytest.mark.parametrize("faulthandler", ["off", "before", "after"])
 def test_truncated_under_numpy(place: Place, faulthandler: str) -> None:
     # `start` enables the fault handler before us (-X faulthandler); it is disabled for "off".
-    first = "import faulthandler\n" + ("faulthandler.disable()\n" if faulthandler != "before" else "")
+    first = "import faulthandler\n" + (
+        "faulthandler.disable()\n" if faulthandler != "before" else ""
+    )
     process = place.start(first + VIEW, faulthandler)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
@@ -72,7 +75,8 @@ value = np.full(SIZE, 7, np.uint8)
 writer.write(value)
 reader = snakepit_shm.attach("it")
 cut(128 * 1024)
-for call in (reader.read, lambda: [writer.write(value) for _ in range(3)], lambda: writer.write(b"x")):
+writes = lambda: [writer.write(value) for _ in range(3)]
+for call in (reader.read, writes, lambda: writer.write(b"x")):
     try:
         call()
     except snakepit_shm.TruncatedError as error:

@@ -42,6 +42,7 @@ def create(
     reserve: Literal["eager", "lazy"] | None = None,
     lock_memory: bool | None = None,
     huge_pages: bool | None = None,
+    prefault: bool | None = None,
     numa_node: int | None = None,
     integrity: Literal["none", "crc32c"] | None = None,
     notify: bool | None = None,
@@ -65,6 +66,7 @@ def create(
         reserve: ``"lazy"`` leaves pages to be found at the first write.
         lock_memory: Keep the pages in memory (mlock).
         huge_pages: Ask for huge pages.
+        prefault: Map the pages now, in one go; pays when all of a large segment is written soon.
         numa_node: Put the pages on this node.
         integrity: ``"crc32c"`` checks every value that is read.
         notify: Whether `Reader.wait` can sleep on it.
@@ -91,6 +93,7 @@ def create(
         "reserve": reserve,
         "lock_memory": lock_memory,
         "huge_pages": huge_pages,
+        "prefault": prefault,
         "numa_node": numa_node,
         "integrity": integrity,
         "notify": notify,

@@ -38,6 +38,9 @@ class _Own(NamedTuple):
     writer: Writer
 
 
+PREFAULT_FROM = 1 << 20
+"""Bytes from which mapping all pages in one go pays."""
+
 _shared: dict[str, _Own] = {}
 """By token."""
 _lock = threading.Lock()
@@ -96,6 +99,8 @@ def share(
         slots=1,
         notify=False,
         huge_pages=huge_pages,
+        # It is filled at once: no fault a page.
+        prefault=nbytes >= PREFAULT_FROM,
         integrity=integrity,
         permissions=permissions,
     )

@@ -1,0 +1,1 @@
+"""The chaos harness: see `__main__.py`."""
