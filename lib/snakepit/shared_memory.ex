@@ -58,8 +58,8 @@ defmodule Snakepit.SharedMemory do
   events.
   """
 
-  alias Snakepit.SharedMemory.{Error, Exchange, Inspection, Lifecycle, Reading, Region}
-  alias Snakepit.SharedMemory.{Subscription, Writing}
+  alias Snakepit.SharedMemory.{Cleanup, Error, Exchange, Inspection, Lifecycle, Reading}
+  alias Snakepit.SharedMemory.{Region, Subscription, Writing}
 
   @typedoc "A region's id: its name in shared memory, 1 to 128 of `A-Z a-z 0-9 . _ -`."
   @type id :: String.t()
@@ -302,6 +302,28 @@ defmodule Snakepit.SharedMemory do
   @spec fetch!(handle(), options()) :: binary()
   def fetch!(handle, opts \\ []), do: bang(fetch(handle, opts))
 
+  @doc """
+  The handle of a sealed region, for others to `fetch/2`.
+
+  It is what `share/2` answers; this is for regions that were allocated, filled and sealed by hand.
+
+      iex> id = Snakepit.SharedMemory.allocate_region!(4096, slots: 1)
+      iex> Snakepit.SharedMemory.write!(id, <<1, 2, 3>>, dtype: :u8)
+      iex> {:error, %{code: :not_sealed}} = Snakepit.SharedMemory.handle(id)
+      iex> Snakepit.SharedMemory.seal!(id)
+      iex> {:ok, handle} = Snakepit.SharedMemory.handle(id)
+      iex> {handle["name"] == id, handle["shape"], Snakepit.SharedMemory.fetch!(handle)}
+      {true, [3], <<1, 2, 3>>}
+      iex> Snakepit.SharedMemory.deallocate_region!(id) == id
+      true
+  """
+  @spec handle(region(), options()) :: result(handle())
+  def handle(region, opts \\ []), do: Exchange.handle(region, opts)
+
+  @doc "Like `handle/2`, but returns the handle or raises."
+  @spec handle!(region(), options()) :: handle()
+  def handle!(region, opts \\ []), do: bang(handle(region, opts))
+
   # -- what there is --------------------------------------------------------------------------
 
   @doc """
@@ -310,6 +332,8 @@ defmodule Snakepit.SharedMemory do
     * `:id`, `:namespace`, `:size` (capacity in bytes), `:slots`, `:state` (`:active`, `:sealed`, `:closed`)
     * `:version`, `:bytes` - of the current value (0 before the first); `:generation` - how often the
       writer has changed
+    * `:format` - what the value is: `:raw`, `:numpy` or `:arrow_ipc`; `:dtype` and `:shape` of an array,
+      else nil. All nil while there is no value, or nobody can attach. Not in `list_regions/1`
     * `:created_at`, `:last_accessed` - `DateTime`; the latter is the last write as far as it is
       known: to the value's timestamp here, to the file's in a list
     * `:owner_pid`, `:metadata` - nil and `%{}` for regions of other OS processes
@@ -334,7 +358,7 @@ defmodule Snakepit.SharedMemory do
   @doc """
   All regions of the namespace, of this and of other OS processes, sorted by id.
 
-  Each is a map as from `get_region_info/2`. Filters, all of which must hold:
+  Each is a map as from `get_region_info/2`, without `:format`, `:dtype` and `:shape`. Filters, all of which must hold:
 
     * `:owner` - a pid
     * `:state` - `:active`, `:sealed` or `:closed`
@@ -346,6 +370,46 @@ defmodule Snakepit.SharedMemory do
   @doc "Like `list_regions/1`, but returns the list or raises."
   @spec list_regions!(options()) :: [map()]
   def list_regions!(filter \\ []), do: bang(list_regions(filter))
+
+  @doc """
+  Removes what nobody uses any more, now; a region that a living process uses is never touched.
+
+  It goes on by itself while the application runs (`:cleanup_interval` in `Snakepit.SharedMemory.Config`);
+  this is for looking first, for other namespaces, and for what is corrupted.
+
+  Options:
+
+    * `:dry_run` - `true` only looks. Default: `false`
+    * `:grace` - milliseconds that the region of a crashed process waits for another to take it over,
+      counted from when somebody first saw that it is gone. Default: that of the configuration
+    * `:min_age` - only regions created at least so many milliseconds ago. Default: 0
+    * `:module` - only regions of this module
+    * `:pattern` - only regions whose whole id matches: `*` stands for any characters, `?` for one
+    * `:corrupted` - `true` also removes what nobody can attach to, whatever the other options say of
+      it. Default: `false`
+
+  The report:
+
+    * `:removed` (with a dry run: what would be), `:kept`, `:corrupted` - maps with `:id`, `:reason` and
+      `:bytes` (of the file, 0 when not known)
+    * `:recovered` - ids of regions that could not be found any more and now can
+    * `:cleared_readers` - how many entries of dead readers were cleared
+
+      iex> alias Snakepit.SharedMemory
+      iex> id = SharedMemory.allocate_region!(4096)
+      iex> {:ok, report} = SharedMemory.cleanup_regions(pattern: id, grace: 0)
+      iex> {report.removed, report.corrupted}
+      {[], []}
+      iex> [%{id: ^id, reason: "written by process " <> _}] = Enum.filter(report.kept, &(&1.id == id))
+      iex> SharedMemory.deallocate_region!(id) == id
+      true
+  """
+  @spec cleanup_regions(options()) :: result(map())
+  def cleanup_regions(opts \\ []), do: Cleanup.run(opts)
+
+  @doc "Like `cleanup_regions/1`, but returns the report or raises."
+  @spec cleanup_regions!(options()) :: map()
+  def cleanup_regions!(opts \\ []), do: bang(cleanup_regions(opts))
 
   # -- changes --------------------------------------------------------------------------------
 

@@ -78,6 +78,38 @@ defmodule Snakepit.SharedMemory.Case do
     end
   end
 
+  @doc "Runs `fun` while the application runs with `changes` to its configuration. Not async."
+  def with_config(changes, fun) do
+    before = Application.get_env(:snakepit, :shared_memory)
+    restart(Keyword.merge(before, changes))
+
+    try do
+      fun.()
+    after
+      restart(before)
+    end
+  end
+
+  @doc "Starts the application anew with this configuration. Not async."
+  def restart(config) do
+    _ = Application.stop(:snakepit_shared_memory)
+    Application.put_env(:snakepit, :shared_memory, config)
+    {:ok, _} = Application.ensure_all_started(:snakepit_shared_memory)
+  end
+
+  @doc "How many threads of this VM have this name."
+  def threads(name) do
+    Enum.count(Path.wildcard("/proc/self/task/*/comm"), fn comm ->
+      File.read(comm) == {:ok, name <> "\n"}
+    end)
+  end
+
+  @doc "The file of a region that others may be able to see."
+  def file_of(id, place) do
+    file = Snakepit.SharedMemory.get_region_info!(id, place).platform_handle.file
+    Path.join(place[:dir], file)
+  end
+
   @doc "The lines of this VM's memory map that name a file in `dir`."
   def mappings(dir) do
     "/proc/self/maps" |> File.read!() |> String.split("\n") |> Enum.filter(&(&1 =~ dir))

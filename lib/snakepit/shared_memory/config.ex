@@ -11,6 +11,12 @@ defmodule Snakepit.SharedMemory.Config do
     * `:max_region_size` - capacity of one region in bytes, at most 1 GiB. Default: 1 GiB
     * `:max_total_memory` - bytes of all regions of this node together, counting every slot.
       Default: 10 GiB
+    * `:mode` - how deaths of other OS processes are noticed: `:real_time` at once, `:simulation` by
+      the periodic sweep alone, for environments without pidfd. Default: `:real_time`
+    * `:cleanup_interval` - milliseconds between sweeps for what dead processes left. Default: `nil`,
+      which is 1 s, and 5 s with `mode: :simulation`
+    * `:grace` - milliseconds that the region of a crashed OS process waits for another to take it
+      over, before it is removed. Default: `10_000`
 
   The configuration is read and checked once, when the application starts; a mistake in it stops
   the start with a message that names the key.
@@ -19,6 +25,8 @@ defmodule Snakepit.SharedMemory.Config do
   alias Snakepit.SharedMemory.{Error, Options}
 
   @gib 1024 * 1024 * 1024
+  # A year.
+  @longest_ms 366 * 24 * 60 * 60 * 1000
 
   @schema [
     enabled: {:boolean, true},
@@ -26,7 +34,10 @@ defmodule Snakepit.SharedMemory.Config do
     dir: {:string, "/dev/shm"},
     max_regions: {{:integer, 1, :infinity}, 10_000},
     max_region_size: {{:integer, 4096, @gib}, @gib},
-    max_total_memory: {{:integer, 4096, :infinity}, 10 * @gib}
+    max_total_memory: {{:integer, 4096, :infinity}, 10 * @gib},
+    mode: {{:in, [:real_time, :simulation]}, :real_time},
+    cleanup_interval: {{:nilable, {:integer, 1, @longest_ms}}, nil},
+    grace: {{:integer, 0, @longest_ms}, 10_000}
   ]
 
   @type t :: %__MODULE__{
@@ -35,7 +46,10 @@ defmodule Snakepit.SharedMemory.Config do
           dir: String.t(),
           max_regions: pos_integer(),
           max_region_size: pos_integer(),
-          max_total_memory: pos_integer()
+          max_total_memory: pos_integer(),
+          mode: :real_time | :simulation,
+          cleanup_interval: pos_integer() | nil,
+          grace: non_neg_integer()
         }
 
   @enforce_keys Keyword.keys(@schema)

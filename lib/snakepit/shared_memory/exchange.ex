@@ -11,6 +11,9 @@ defmodule Snakepit.SharedMemory.Exchange do
   # Written once and read by few: one slot, nobody waits for a change.
   @fixed %{slots: 1, notify: false, max_readers: nil}
 
+  # From here on it pays to map all pages at once rather than by a fault for each.
+  @prefault_from 1024 * 1024
+
   @spec share(term(), term()) :: {:ok, map()} | {:error, Error.t()}
   def share(data, opts) do
     bytes = fn {:ok, handle} -> handle["bytes"] end
@@ -20,10 +23,14 @@ defmodule Snakepit.SharedMemory.Exchange do
            {:ok, descriptor} <- Writing.descriptor(data, options, :share),
            {:ok, size} <- capacity(data),
            {:ok, target, writer} <-
-             Lifecycle.create(size, Map.merge(options, @fixed), :share) do
+             Lifecycle.create(size, settings(options, size), :share) do
         fill(target, writer, data, descriptor)
       end
     end)
+  end
+
+  defp settings(options, size) do
+    options |> Map.merge(@fixed) |> Map.put(:prefault, size >= @prefault_from)
   end
 
   defp capacity(data) do
@@ -78,6 +85,35 @@ defmodule Snakepit.SharedMemory.Exchange do
 
   defp open(handle, target, operation) do
     Error.wrap(Native.open_handle(handle, target.dir), operation, target.id)
+  end
+
+  @spec handle(term(), term()) :: {:ok, map()} | {:error, Error.t()}
+  def handle(region, opts) do
+    with {:ok, options} <- Options.validate(opts, Target.schema(), :handle),
+         {:ok, target} <- Target.resolve(region, options, :handle) do
+      handle_of(region, target)
+    end
+  end
+
+  # A handle is its own, as long as it still names something.
+  defp handle_of(%{"__snakepit_shm__" => _} = handle, target) do
+    with {:ok, _binary} <- open(handle, target, :handle), do: {:ok, handle}
+  end
+
+  defp handle_of(%Region{reader: reader, id: id}, _target) do
+    Error.wrap(Native.reader_handle(reader), :handle, id)
+  end
+
+  defp handle_of(region, target) do
+    case Table.region(target.key) do
+      {:ok, writer, _reader} ->
+        Error.wrap(Native.writer_handle(writer), :handle, target.id)
+
+      _ ->
+        Reading.with_reader(region, target, :handle, fn reader ->
+          Error.wrap(Native.reader_handle(reader), :handle, target.id)
+        end)
+    end
   end
 
   @spec binary(term(), term()) :: {:ok, binary()} | {:error, Error.t()}

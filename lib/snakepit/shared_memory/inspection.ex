@@ -2,7 +2,7 @@ defmodule Snakepit.SharedMemory.Inspection do
   @moduledoc false
   # What is known about regions: from shared memory itself, and from the registry.
 
-  alias Snakepit.SharedMemory.{Config, Error, Native, Options, Region, Table, Target}
+  alias Snakepit.SharedMemory.{Config, Error, Native, Options, Reading, Region, Table, Target}
 
   @list [
           owner: {{:nilable, :pid}, nil},
@@ -17,7 +17,21 @@ defmodule Snakepit.SharedMemory.Inspection do
          :ok <- still_valid(region, target),
          report = Native.inspect_segment(Target.native(target)),
          {:ok, report} <- Error.wrap(report, :get_region_info, target.id) do
-      {:ok, merge(report, target)}
+      {:ok, report |> Map.merge(value(region, target)) |> merge(target)}
+    end
+  end
+
+  @of_value [:version, :bytes, :format, :dtype, :shape]
+  @unknown %{format: nil, dtype: nil, shape: nil}
+
+  # What the value is, from one look at it. Whoever cannot attach, for the region has just ended or its
+  # table of readers is full, still learns the rest.
+  defp value(region, target) do
+    look = &Error.wrap(Native.reader_info(&1), :get_region_info, target.id)
+
+    case Reading.peek(region, target, :get_region_info, look) do
+      {:ok, info} -> Map.take(info, @of_value)
+      {:error, _} -> @unknown
     end
   end
 

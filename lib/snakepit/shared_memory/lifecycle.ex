@@ -50,7 +50,9 @@ defmodule Snakepit.SharedMemory.Lifecycle do
       slots = options.slots || default_slots(size)
 
       settings =
-        options |> Map.take(Keyword.keys(@settings)) |> Map.merge(%{size: size, slots: slots})
+        options
+        |> Map.take([:prefault | Keyword.keys(@settings)])
+        |> Map.merge(%{size: size, slots: slots})
 
       record = %Record{
         target: target,
@@ -148,9 +150,16 @@ defmodule Snakepit.SharedMemory.Lifecycle do
   defp attach(target, access_mode, operation) do
     segment = Target.native(target)
 
-    with {:ok, reader} <- Error.wrap(Native.attach(segment), operation, target.id),
-         {:ok, writer} <- attach_writer(access_mode, segment, target, operation) do
-      {:ok, %{reader: reader, writer: writer, own_writer: writer}}
+    # The claim first: when it is refused, no reader stays counted.
+    with {:ok, writer} <- attach_writer(access_mode, segment, target, operation) do
+      case Error.wrap(Native.attach(segment), operation, target.id) do
+        {:ok, reader} ->
+          {:ok, %{reader: reader, writer: writer, own_writer: writer}}
+
+        {:error, error} ->
+          if writer, do: Native.release(writer)
+          {:error, error}
+      end
     end
   end
 

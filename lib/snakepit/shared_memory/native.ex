@@ -9,6 +9,8 @@ defmodule Snakepit.SharedMemory.Native do
   @type writer :: reference()
   @type reader :: reference()
   @type subscription :: reference()
+  @type membership :: reference()
+  @type reaper :: reference()
   @type version :: non_neg_integer()
   @type failure :: {atom(), String.t(), String.t() | nil, String.t()}
   @type answer(value) :: {:ok, value} | {:error, failure()}
@@ -30,7 +32,29 @@ defmodule Snakepit.SharedMemory.Native do
           timestamps: :off | :coarse | :precise | nil,
           reserve: :eager | :lazy | nil,
           permissions: non_neg_integer() | nil,
-          schema_id: non_neg_integer() | nil
+          schema_id: non_neg_integer() | nil,
+          prefault: boolean() | nil
+        }
+
+  @typedoc "What a cleanup looks at; times in milliseconds."
+  @type wanted :: %{
+          namespace: String.t(),
+          dir: String.t(),
+          grace: non_neg_integer(),
+          min_age: non_neg_integer(),
+          module: String.t() | nil,
+          pattern: String.t() | nil,
+          dry_run: boolean(),
+          corrupted: boolean()
+        }
+
+  @typedoc "What a reaper watches; times in milliseconds, nil for the default of the mode."
+  @type watch :: %{
+          namespace: String.t(),
+          dir: String.t(),
+          mode: :real_time | :simulation,
+          grace: non_neg_integer(),
+          interval: pos_integer() | nil
         }
 
   # -- segments: work on files, dirty ---------------------------------------------------------
@@ -145,6 +169,29 @@ defmodule Snakepit.SharedMemory.Native do
 
   @spec unsubscribe(subscription()) :: :ok
   def unsubscribe(_subscription), do: stub()
+
+  # -- who is alive ---------------------------------------------------------------------------
+
+  @spec join(String.t(), String.t()) :: answer(membership())
+  def join(_namespace, _dir), do: stub()
+
+  @spec leave(membership()) :: :ok
+  def leave(_membership), do: stub()
+
+  @spec cleanup(wanted()) :: answer(map())
+  def cleanup(_wanted), do: stub()
+
+  @spec start_reaper(watch(), pid()) :: answer(reaper())
+  def start_reaper(_watch, _pid), do: stub()
+
+  @spec reaper_stats(reaper()) :: answer(map())
+  def reaper_stats(_reaper), do: stub()
+
+  @spec sweep_now(reaper()) :: answer(:ok)
+  def sweep_now(_reaper), do: stub()
+
+  @spec stop_reaper(reaper()) :: :ok
+  def stop_reaper(_reaper), do: stub()
 
   # -- the library itself ---------------------------------------------------------------------
 

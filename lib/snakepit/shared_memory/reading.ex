@@ -157,6 +157,19 @@ defmodule Snakepit.SharedMemory.Reading do
     end
   end
 
+  @doc "Runs `fun` on a reader that is at hand, else on one attached for this call; keeps none."
+  @spec peek(term(), Target.t(), atom(), (Native.reader() -> answer)) ::
+          answer | {:error, Error.t()}
+        when answer: term()
+  def peek(%Region{reader: reader}, _target, _operation, fun), do: fun.(reader)
+
+  def peek(_region, target, operation, fun) do
+    case Table.region(target.key) do
+      {:ok, _writer, reader} when reader != nil -> fun.(reader)
+      _ -> with_attached(target, operation, fun)
+    end
+  end
+
   defp with_attached(target, operation, fun) do
     attached = Native.attach(Target.native(target))
 

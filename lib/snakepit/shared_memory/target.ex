@@ -76,7 +76,8 @@ defmodule Snakepit.SharedMemory.Target do
         timestamps: nil,
         reserve: nil,
         permissions: nil,
-        schema_id: nil
+        schema_id: nil,
+        prefault: nil
       },
       settings
     )

@@ -19,7 +19,10 @@ defmodule Snakepit.SharedMemory.Telemetry do
   | `[:region, :share, _]` | `Snakepit.SharedMemory.share/2` |
   | `[:region, :fetch, _]` | `Snakepit.SharedMemory.fetch/2` |
   | `[:region, :subscribe, _]` | `Snakepit.SharedMemory.subscribe/2` |
-  | `[:cleanup, :owner_down]` | a process died that owned or had mapped regions |
+  | `[:cleanup, :owner_down]` | a process of this VM died that owned or had mapped regions |
+  | `[:cleanup, :process_ended]` | another OS process of the namespace has ended |
+  | `[:cleanup, :swept]` | a sweep found something to do, or `Snakepit.SharedMemory.cleanup_regions/1` |
+  | `[:cleanup, :failed]` | a sweep failed, or could not be begun |
 
   | Event | Measurements | Metadata |
   |---|---|---|
@@ -27,6 +30,9 @@ defmodule Snakepit.SharedMemory.Telemetry do
   | `:stop` | `duration`, `monotonic_time` (native units), `bytes` where bytes moved | `region`, `result`: `:ok` or an error code |
   | `:exception` | `duration`, `monotonic_time` | `region`, `kind`, `reason`, `stacktrace` |
   | `[:cleanup, :owner_down]` | `regions`, `mappings` (counts) | `pid` |
+  | `[:cleanup, :process_ended]` | `count` (1) | `namespace`, `os_pid`, `name` |
+  | `[:cleanup, :swept]` | `removed`, `corrupted`, `recovered`, `cleared_readers` (counts) | `namespace`, `source`: `:janitor` or `:call`, `report` as from `cleanup_regions/1` |
+  | `[:cleanup, :failed]` | `count` (1) | `namespace`, `reason` |
   """
 
   # Called only when it is loaded.
@@ -36,6 +42,7 @@ defmodule Snakepit.SharedMemory.Telemetry do
   # An atom: the cheapest key there is, for it is looked up by every read.
   @key :snakepit_shm_telemetry
 
+  @cleanups ~w(owner_down process_ended swept failed)a
   @operations ~w(allocate map unmap deallocate write read seal binary share fetch subscribe)a
 
   @doc "Every event name that can be emitted."
@@ -46,7 +53,7 @@ defmodule Snakepit.SharedMemory.Telemetry do
         @prefix ++ [:region, operation, step]
       end
 
-    [@prefix ++ [:cleanup, :owner_down] | spans]
+    Enum.map(@cleanups, &(@prefix ++ [:cleanup, &1])) ++ spans
   end
 
   @doc false
@@ -74,9 +81,44 @@ defmodule Snakepit.SharedMemory.Telemetry do
   @doc false
   @spec owner_down(pid(), non_neg_integer(), non_neg_integer()) :: :ok
   def owner_down(pid, regions, mappings) do
+    cleanup(:owner_down, %{regions: regions, mappings: mappings}, %{pid: pid})
+  end
+
+  @doc false
+  @spec process_ended(String.t(), non_neg_integer(), String.t()) :: :ok
+  def process_ended(namespace, os_pid, name) do
+    metadata = %{namespace: namespace, os_pid: os_pid, name: name}
+    cleanup(:process_ended, %{count: 1}, metadata)
+  end
+
+  @doc false
+  @spec swept(String.t(), :janitor | :call, map()) :: :ok
+  def swept(namespace, source, report) do
+    measurements = %{
+      removed: length(report.removed),
+      corrupted: length(report.corrupted),
+      recovered: length(report.recovered),
+      cleared_readers: report.cleared_readers
+    }
+
+    metadata = %{
+      namespace: namespace,
+      source: source,
+      report: Map.delete(report, :next_due)
+    }
+
+    cleanup(:swept, measurements, metadata)
+  end
+
+  @doc false
+  @spec cleanup_failed(String.t(), String.t()) :: :ok
+  def cleanup_failed(namespace, reason) do
+    cleanup(:failed, %{count: 1}, %{namespace: namespace, reason: reason})
+  end
+
+  defp cleanup(event, measurements, metadata) when event in @cleanups do
     if enabled?() do
-      measurements = %{regions: regions, mappings: mappings}
-      :telemetry.execute(@prefix ++ [:cleanup, :owner_down], measurements, %{pid: pid})
+      :telemetry.execute(@prefix ++ [:cleanup, event], measurements, metadata)
     end
 
     :ok

@@ -121,6 +121,7 @@ impl CleanupOptions {
     /// directory cannot be read.
     pub fn run(&self) -> Result<CleanupReport> {
         let place = Place::new(&self.dir, &self.namespace)?;
+        self.module.as_deref().map(module_part).transpose()?;
         let mut report = CleanupReport::default();
         let prefix = format!("{}_", self.namespace);
         let any = std::fs::read_dir(&place.dir)

@@ -459,6 +459,31 @@ fn truncated_under_a_reader_a_writer_and_a_view() {
 }
 
 #[test]
+fn a_sleeper_on_a_cut_file_wakes() {
+    let shm = Shm::new();
+    let writer = shm.options("x").create().unwrap();
+    let reader = shm.options("x").attach_reader().unwrap();
+    std::thread::scope(|scope| {
+        let sleeper = scope.spawn(|| reader.wait_changed(0, None));
+        eventually("it sleeps", || {
+            shm.options("x").inspect().unwrap().waiters == 1
+        });
+        let file = OpenOptions::new()
+            .write(true)
+            .open(shm.segment_file("x"))
+            .unwrap();
+        file.set_len(0).unwrap();
+        let woken = sleeper.join().unwrap();
+        assert_eq!(woken.unwrap_err().code(), "truncated");
+    });
+    drop((reader, writer));
+    CleanupOptions::new("test", shm.path())
+        .corrupted(true)
+        .run()
+        .unwrap();
+}
+
+#[test]
 fn one_truncated_file_harms_nobody_who_lists() {
     let shm = Shm::new();
     let discovery = SegmentDiscovery::new("test", shm.path()).unwrap();

@@ -5,9 +5,13 @@ rustler::atoms! {
     changed,
     closed,
     dirty,
+    failed,
     nil,
     numpy,
     once,
     passive,
+    process_ended,
+    reaper,
     snakepit_shm,
+    swept,
 }

@@ -12,12 +12,16 @@
 #![forbid(unsafe_code)]
 
 mod atoms;
+mod cleanup;
 mod error;
 mod handle;
+mod membership;
 mod reader;
+mod reaper;
 mod resources;
 mod segment;
 mod terms;
+mod undertaker;
 mod waiter;
 mod writer;
 

@@ -1,16 +1,16 @@
-//! The three things that an Erlang term can hold on to.
+//! Segments that an Erlang term can hold on to: written, read, or seen as a binary.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use arc_swap::{ArcSwapOption, Guard};
 use rustler::{Binary, Env, Resource, ResourceArc};
-use snakepit_shm::{SealedView, SegmentOptions, SegmentReader, SegmentWriter, ShmError};
+use snakepit_shm::{SealedView, SegmentReader, SegmentWriter, ShmError};
 
 use crate::error::{Answer, Failure};
 
 /// The writer of a segment, used by any number of BEAM processes, one at a time.
 pub struct WriterResource {
-    options: SegmentOptions,
+    name: String,
     capacity: usize,
     writer: Mutex<Option<SegmentWriter>>,
 }
@@ -19,10 +19,10 @@ pub struct WriterResource {
 impl Resource for WriterResource {}
 
 impl WriterResource {
-    /// Takes the writer in, with the options that name its segment.
-    pub fn new(options: SegmentOptions, writer: SegmentWriter) -> ResourceArc<Self> {
+    /// Takes a writer in.
+    pub fn new(writer: SegmentWriter) -> ResourceArc<Self> {
         ResourceArc::new(Self {
-            options,
+            name: writer.name().to_owned(),
             capacity: writer.capacity(),
             writer: Mutex::new(Some(writer)),
         })
@@ -42,9 +42,9 @@ impl WriterResource {
         self.run(self.lock(), work)
     }
 
-    /// What names the segment.
-    pub fn options(&self) -> &SegmentOptions {
-        &self.options
+    /// Name of the segment, known without the writer.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Longest value in bytes, known without the writer.
@@ -71,7 +71,7 @@ impl WriterResource {
 
     fn closed(&self) -> Failure {
         Failure::Shm(ShmError::Closed {
-            name: self.options.get_name().to_owned(),
+            name: self.name.clone(),
         })
     }
 }

@@ -12,9 +12,7 @@ use crate::terms::report::Report;
 
 #[rustler::nif(schedule = "DirtyIo")]
 fn create(segment: Segment) -> Answer<ResourceArc<WriterResource>> {
-    let options = segment.options();
-    let writer = options.create()?;
-    Ok(WriterResource::new(options, writer))
+    Ok(WriterResource::new(segment.options().create()?))
 }
 
 #[rustler::nif(schedule = "DirtyIo")]
@@ -26,9 +24,7 @@ fn attach(segment: Segment) -> Answer<ResourceArc<ReaderResource>> {
 /// Takes the place of a writer that has gone.
 #[rustler::nif(schedule = "DirtyIo")]
 fn attach_writer(segment: Segment) -> Answer<ResourceArc<WriterResource>> {
-    let options = segment.options();
-    let writer = options.attach_writer()?;
-    Ok(WriterResource::new(options, writer))
+    Ok(WriterResource::new(segment.options().attach_writer()?))
 }
 
 /// Removes a segment by name, whoever wrote it.

@@ -27,6 +27,9 @@ use crate::atoms;
 use crate::error::{self, Answer, Failure};
 use crate::resources::ReaderResource;
 
+/// A file that is cut takes the word that sleepers are woken by with it: no ring reaches them any more.
+/// So they look for themselves, this seldom.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long a ringer waits for an answer before it rings again.
 const RING_AGAIN: Duration = Duration::from_millis(1);
 /// The thread calls `wait_changed` and `send`, nothing deep.
@@ -68,14 +71,13 @@ struct State {
     credit: Credit,
     /// Asked to end.
     stopped: bool,
-    /// Has ended: nothing more is sent.
-    ended: bool,
+    /// Rings the thread; taken out when it has ended, and then nothing more is sent.
+    waker: Option<Waker>,
 }
 
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
-    waker: Waker,
 }
 
 impl Shared {
@@ -95,16 +97,20 @@ impl Shared {
     }
 
     fn ended(&self) {
-        self.lock().ended = true;
+        self.lock().waker = None;
         self.changed.notify_all();
     }
 
     /// Rings until the thread, which was asked to end, has done so.
     fn await_end(&self) {
-        while !self.lock().ended {
-            self.waker.wake();
+        loop {
+            // Rung without the lock: the thread takes it to look whether it is to go on.
+            let Some(waker) = self.lock().waker.clone() else {
+                return;
+            };
+            waker.wake();
             let state = self.lock();
-            if !state.ended {
+            if state.waker.is_some() {
                 drop(self.changed.wait_timeout(state, RING_AGAIN));
             }
         }
@@ -199,10 +205,9 @@ fn start<'a>(
         state: Mutex::new(State {
             credit,
             stopped: false,
-            ended: false,
+            waker: Some(reader.waker()),
         }),
         changed: Condvar::new(),
-        waker: reader.waker(),
     });
     let subscription = ResourceArc::new(Subscription(Arc::clone(&shared)));
     let name = reader.name().to_owned();
@@ -210,10 +215,10 @@ fn start<'a>(
         shared.stop();
     }
     let worker = Worker {
-        subscription: subscription.clone(),
         reader,
         pid,
         since,
+        subscription: Ending(subscription.clone()),
     };
     thread::Builder::new()
         .name("shm-subscribe".to_owned())
@@ -266,26 +271,35 @@ fn unsubscribe(subscription: &Subscription) -> Atom {
 }
 
 struct Worker {
-    subscription: ResourceArc<Subscription>,
     reader: Arc<SegmentReader>,
     pid: LocalPid,
     since: u64,
+    /// Last, for fields are dropped in order: whoever hears of the end finds the reader given back.
+    subscription: Ending,
 }
 
-impl Drop for Worker {
-    /// However the thread ends, or if it never began.
+/// Reports the end of its thread, however that ends, or if it never began.
+struct Ending(ResourceArc<Subscription>);
+
+impl Drop for Ending {
     fn drop(&mut self) {
-        self.subscription.0.ended();
+        self.shared().ended();
+    }
+}
+
+impl Ending {
+    fn shared(&self) -> &Shared {
+        &self.0.0
     }
 }
 
 impl Worker {
     fn run(mut self) {
         let mut env = OwnedEnv::new();
-        while self.subscription.0.await_credit() {
-            match self.reader.wait_changed(self.since, None) {
+        while self.subscription.shared().await_credit() {
+            match self.reader.wait_changed(self.since, Some(LOOK_AGAIN)) {
                 Ok(version) => {
-                    let Some(spent) = self.subscription.0.spend() else {
+                    let Some(spent) = self.subscription.shared().spend() else {
                         continue;
                     };
                     self.since = version;
@@ -293,7 +307,7 @@ impl Worker {
                         return;
                     }
                 }
-                // Woken to look at its state.
+                // Woken, or up by itself, to look at its state.
                 Err(ShmError::Timeout { .. }) => {}
                 Err(error) => return self.tell_end(&mut env, &error),
             }
@@ -327,6 +341,11 @@ impl Worker {
     }
 
     fn message<'a>(&self, env: Env<'a>, event: Term<'a>) -> Term<'a> {
-        (atoms::snakepit_shm(), self.subscription.encode(env), event).encode(env)
+        (
+            atoms::snakepit_shm(),
+            self.subscription.0.encode(env),
+            event,
+        )
+            .encode(env)
     }
 }

@@ -55,7 +55,7 @@ fn write_within(
 
 fn too_long(writer: &WriterResource, len: usize) -> Failure {
     Failure::Shm(ShmError::OutOfBounds {
-        name: writer.options().get_name().to_owned(),
+        name: writer.name().to_owned(),
         offset: 0,
         len,
         capacity: writer.capacity(),
@@ -145,15 +145,12 @@ fn writer_handle<'a>(env: Env<'a>, writer: &WriterResource) -> Answer<Term<'a>> 
     Ok(json::to_term(env, &handle.to_value()))
 }
 
-/// Removes the segment from the file system and gives the writer's claim back.
+/// Removes this very segment, not another one that has its name by now, and gives the claim back.
 ///
 /// Readers keep what they have mapped; nobody finds the segment any more.
 #[rustler::nif(schedule = "DirtyIo")]
 fn discard(writer: &WriterResource) -> Answer<Atom> {
-    let taken = writer.take()?;
-    let removed = writer.options().remove();
-    drop(taken);
-    match removed {
+    match writer.take()?.remove() {
         // Somebody else removed it first: what was asked for holds.
         Ok(()) | Err(ShmError::NotFound { .. }) => Ok(rustler::types::atom::ok()),
         Err(error) => Err(error.into()),

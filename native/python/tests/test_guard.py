@@ -1,4 +1,4 @@
-"""A file that another program cuts under a mapping harms nobody; other faults are as deadly as ever."""
+"""A file cut by another program harms nobody; a fault that is not ours kills as ever."""
 
 from __future__ import annotations
 

@@ -4,24 +4,9 @@ defmodule Snakepit.SharedMemory.ApplicationTest do
 
   import ExUnit.CaptureLog
 
+  alias Snakepit.SharedMemory.{Janitor, Membership}
+
   @moduletag :capture_log
-
-  defp with_config(changes, fun) do
-    before = Application.get_env(:snakepit, :shared_memory)
-    restart(Keyword.merge(before, changes))
-
-    try do
-      fun.()
-    after
-      restart(before)
-    end
-  end
-
-  defp restart(config) do
-    _ = Application.stop(:snakepit_shared_memory)
-    Application.put_env(:snakepit, :shared_memory, config)
-    assert {:ok, _} = Application.ensure_all_started(:snakepit_shared_memory)
-  end
 
   defp every_call(place) do
     [
@@ -36,9 +21,11 @@ defmodule Snakepit.SharedMemory.ApplicationTest do
       fn -> SharedMemory.seal("x", place) end,
       fn -> SharedMemory.binary("x", place) end,
       fn -> SharedMemory.share("x", place) end,
+      fn -> SharedMemory.handle("x", place) end,
       fn -> SharedMemory.fetch(%{"__snakepit_shm__" => 1}, place) end,
       fn -> SharedMemory.get_region_info("x", place) end,
       fn -> SharedMemory.list_regions(place) end,
+      fn -> SharedMemory.cleanup_regions(place) end,
       fn -> SharedMemory.subscribe("x", place) end
     ]
   end
@@ -164,6 +151,34 @@ defmodule Snakepit.SharedMemory.ApplicationTest do
     assert mappings(dir) |> Enum.reject(&(&1 =~ ".participants")) == []
     {:ok, _} = Application.ensure_all_started(:snakepit_shared_memory)
     Enum.each(owners, &kill/1)
+  end
+
+  test "the VM is registered while it runs, not anew for each region, and not after", %{dir: dir} do
+    table = fn -> dir |> Path.join("registered.participants") |> File.read!() end
+
+    with_config([namespace: "registered", dir: dir], fn ->
+      # A killed holder is replaced; what it held is given back behind its back.
+      old = Process.whereis(Membership)
+      kill(old)
+      assert eventually(fn -> Process.whereis(Membership) not in [nil, old] end)
+
+      # The janitor's own registration would hide that there is none.
+      :ok = Supervisor.terminate_child(Snakepit.SharedMemory.Supervisor, Janitor)
+      assert eventually(fn -> File.ls!(dir) == ["registered.participants"] end)
+      SharedMemory.allocate_region!(4096) |> SharedMemory.deallocate_region!()
+      before = table.()
+      assert before =~ "beam"
+
+      for _ <- 1..10 do
+        id = SharedMemory.allocate_region!(4096)
+        SharedMemory.map_region!(id) |> SharedMemory.unmap_region!()
+        SharedMemory.deallocate_region!(id)
+      end
+
+      assert table.() == before
+    end)
+
+    assert File.ls!(dir) == []
   end
 
   test "a script that ends leaves nothing behind", %{place: place, dir: dir} do

@@ -14,7 +14,10 @@ defmodule Snakepit.SharedMemory.ConfigTest do
              dir: "/dev/shm",
              max_regions: 10_000,
              max_region_size: 1_073_741_824,
-             max_total_memory: 10_737_418_240
+             max_total_memory: 10_737_418_240,
+             mode: :real_time,
+             cleanup_interval: nil,
+             grace: 10_000
            }
   end
 
@@ -34,7 +37,12 @@ defmodule Snakepit.SharedMemory.ConfigTest do
           max_region_size: 1,
           max_region_size: 0x4000_0001,
           max_total_memory: -1,
-          max_total_memory: :infinity
+          max_total_memory: :infinity,
+          mode: :fast,
+          cleanup_interval: 0,
+          cleanup_interval: "1 s",
+          grace: -1,
+          grace: nil
         ] do
       assert {:error, %Error{code: :invalid_option} = error} = Config.new([{key, value}])
       assert error.message =~ inspect(key)

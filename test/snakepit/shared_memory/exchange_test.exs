@@ -6,6 +6,35 @@ defmodule Snakepit.SharedMemory.ExchangeTest do
   defp share!(data, place, options \\ []), do: SharedMemory.share!(data, options ++ place)
   defp fetch(handle, place), do: SharedMemory.fetch(handle, dir: place[:dir])
 
+  test "the handle of a region that was sealed by hand", %{place: place, dir: dir} do
+    id = SharedMemory.allocate_region!(4096, [slots: 3] ++ place)
+    region = SharedMemory.map_region!(id, place)
+    SharedMemory.write!(region, "first")
+    assert code(SharedMemory.handle(id, place)) == :not_sealed
+    assert code(SharedMemory.handle(region)) == :not_sealed
+    SharedMemory.write!(region, <<1.0::float-64-little>>, dtype: :f64)
+    SharedMemory.seal!(region)
+
+    {:ok, handle} = SharedMemory.handle(id, place)
+    assert %{"name" => ^id, "bytes" => 8, "dtype" => "<f8", "shape" => [1]} = handle
+    assert SharedMemory.handle(region) == {:ok, handle}
+    assert SharedMemory.handle(handle, dir: dir) == {:ok, handle}
+    assert SharedMemory.fetch(handle, dir: dir) == {:ok, <<1.0::float-64-little>>}
+
+    # Of a region that this VM does not own.
+    {:ok, writer} = Native.create(native(place, "foreign"))
+    {:ok, _} = Native.write(writer, "x", nil)
+    {:ok, _} = Native.seal(writer)
+    assert %{"name" => "foreign", "format" => "raw"} = SharedMemory.handle!("foreign", place)
+    {:ok, :ok} = Native.discard(writer)
+
+    SharedMemory.deallocate_region!(id, place)
+    assert code(SharedMemory.handle(handle, dir: dir)) == :not_found
+    assert code(SharedMemory.handle(id, place)) == :not_found
+    assert code(SharedMemory.handle(:nobody)) == :invalid_argument
+    assert_raise Error, fn -> SharedMemory.handle!(id, place) end
+  end
+
   test "a handle is a JSON-safe map with the ten keys", %{place: place} do
     handle = share!("hello", place, name: "greeting")
 

@@ -1,6 +1,37 @@
 defmodule Snakepit.SharedMemory.InspectionTest do
   use Snakepit.SharedMemory.Case, async: true
 
+  test "what the value is, live, by id and by mapping, of our own and of others", %{place: place} do
+    id = SharedMemory.allocate_region!(4096, place)
+
+    described =
+      &Map.take(SharedMemory.get_region_info!(&1, place), [:format, :dtype, :shape, :bytes])
+
+    nothing = %{format: nil, dtype: nil, shape: nil}
+    assert described.(id) == Map.put(nothing, :bytes, 0)
+    region = SharedMemory.map_region!(id, place)
+    # Created beside the registry, so that it is looked at as another process's region is.
+    {:ok, writer} = Native.create(native(place, "foreign"))
+
+    for {opts, native, data, expected} <- [
+          {[dtype: :f32, shape: [3, 2]], {:numpy, "<f4", [3, 2]}, <<0::192>>,
+           %{format: :numpy, dtype: "<f4", shape: [3, 2], bytes: 24}},
+          {[format: :arrow_ipc], :arrow_ipc, "arrow",
+           Map.merge(nothing, %{format: :arrow_ipc, bytes: 5})},
+          {[], nil, "raw", Map.merge(nothing, %{format: :raw, bytes: 3})}
+        ] do
+      SharedMemory.write!(region, data, opts)
+      assert described.(id) == expected
+      assert described.(region) == expected
+      {:ok, _} = Native.write(writer, data, native)
+      assert described.("foreign") == expected
+      # Looking leaves nothing attached.
+      assert SharedMemory.get_region_info!("foreign", place).reader_count == 0
+    end
+
+    {:ok, :ok} = Native.discard(writer)
+  end
+
   test "all that is known about a region of our own", %{place: place} do
     options = [name: "known", slots: 2, metadata: %{"any" => [:term]}] ++ place
     before = DateTime.utc_now()
@@ -8,8 +39,9 @@ defmodule Snakepit.SharedMemory.InspectionTest do
     assert {:ok, info} = SharedMemory.get_region_info(id, place)
 
     assert Map.keys(info) |> Enum.sort() ==
-             ~w(bytes created_at generation id last_accessed metadata namespace owner_pid
-                platform_handle reader_count reference_count size slots state version)a
+             ~w(bytes created_at dtype format generation id last_accessed metadata namespace
+                owner_pid platform_handle reader_count reference_count shape size slots state
+                version)a
 
     assert %{
              id: "known",
@@ -97,7 +129,9 @@ defmodule Snakepit.SharedMemory.InspectionTest do
     test "says of each what get_region_info says", %{place: place} do
       for region <- SharedMemory.list_regions!(place) do
         info = SharedMemory.get_region_info!(region.id, place)
-        assert Map.delete(region, :last_accessed) == Map.delete(info, :last_accessed)
+
+        assert Map.delete(region, :last_accessed) ==
+                 Map.drop(info, [:last_accessed, :format, :dtype, :shape])
       end
     end
 

@@ -189,8 +189,13 @@ defmodule Snakepit.SharedMemory.LifecycleTest do
       assert SharedMemory.read!(region) == "theirs"
       assert code(SharedMemory.write(region, "mine")) == :permission_denied
 
-      assert code(SharedMemory.map_region("foreign", [access_mode: :read_write] ++ place)) ==
-               :segment_busy
+      for _ <- 1..3 do
+        assert code(SharedMemory.map_region("foreign", [access_mode: :read_write] ++ place)) ==
+                 :segment_busy
+      end
+
+      # A refused claim leaves no reader counted: only the region that is mapped.
+      assert {:ok, %{reader_count: 1}} = SharedMemory.get_region_info("foreign", place)
 
       assert code(SharedMemory.write("foreign", "mine", place)) == :not_found
 

@@ -66,12 +66,17 @@ defmodule Snakepit.SharedMemory.NativeTest do
     {:ok, 2} = Native.write(writer, "value", nil)
     {:ok, reader} = Native.attach(native(place, "target"))
     {:ok, subscription} = Native.subscribe(reader, self(), 2, false)
+    {:ok, membership} = Native.join(place[:namespace], place[:dir])
+    watch = Map.merge(%{mode: :simulation, grace: 0, interval: 1000}, Map.new(place))
+    {:ok, reaper} = Native.start_reaper(watch, self())
 
-    ending = [:discard, :release, :remove, :close_reader, :seal, :seal_dirty, :unsubscribe]
+    ending =
+      [:discard, :release, :remove, :close_reader, :seal, :seal_dirty, :unsubscribe] ++
+        [:leave, :stop_reaper]
 
     for {function, arity} <- functions(),
         function not in ending,
-        good <- [writer, reader, subscription, native(place, "target")],
+        good <- [writer, reader, subscription, membership, reaper, native(place, "target")],
         thing <- nonsense() do
       survives(function, [good | List.duplicate(thing, arity - 1)])
       survives(function, List.duplicate(thing, arity - 1) ++ [good])
@@ -82,7 +87,27 @@ defmodule Snakepit.SharedMemory.NativeTest do
     assert {:ok, "still here"} = Native.read(reader)
     assert {:ok, ^version} = Native.reader_version(reader)
     assert :ok = Native.unsubscribe(subscription)
+    assert {:ok, %{removed: 0}} = Native.reaper_stats(reaper)
+    assert :ok = Native.stop_reaper(reaper)
+    assert :ok = Native.leave(membership)
     assert {:ok, :ok} = Native.discard(writer)
+  end
+
+  test "a map that is no cleanup and no reaper, key by key", %{place: place} do
+    watch = Map.merge(%{mode: :simulation, grace: 0, interval: nil}, Map.new(place))
+    wanted = %{grace: 0, min_age: 0, module: nil, pattern: nil, dry_run: false, corrupted: false}
+    wanted = Map.merge(wanted, Map.new(place))
+    assert {:ok, %{removed: []}} = Native.cleanup(wanted)
+
+    for {good, call} <- [{wanted, &Native.cleanup/1}, {watch, &Native.start_reaper(&1, self())}],
+        key <- Map.keys(good) do
+      assert_raise_any(fn -> call.(Map.delete(good, key)) end)
+      assert_raise_any(fn -> call.(Map.put(good, key, self())) end)
+    end
+
+    assert {:error, {:invalid_name, _, _, _}} = Native.cleanup(%{wanted | namespace: "a_b"})
+    assert {:error, {_, _, _, _}} = Native.cleanup(%{wanted | dir: "/no/such/directory"})
+    assert {:error, {_, _, _, _}} = Native.start_reaper(%{watch | dir: "/no/such/dir"}, self())
   end
 
   test "a resource of another kind is a wrong type", %{place: place} do
@@ -150,6 +175,93 @@ defmodule Snakepit.SharedMemory.NativeTest do
     end
 
     assert {:ok, "x"} = Native.read(second)
+  end
+
+  test "a writer ends its own segment, not another one of that name", %{place: place} do
+    {:ok, first} = Native.create(native(place, "target"))
+    {:ok, :ok} = Native.remove(native(place, "target"))
+    {:ok, second} = Native.create(native(place, "target"))
+    {:ok, 2} = Native.write(second, "mine", nil)
+    assert {:ok, :ok} = Native.discard(first)
+
+    {:ok, reader} = Native.attach(native(place, "target"))
+    assert {:ok, "mine"} = Native.read(reader)
+    assert {:ok, 4} = Native.write(second, "still", nil)
+    assert {:ok, :ok} = Native.discard(second)
+    assert {:error, {:not_found, _, _, _}} = Native.attach(native(place, "target"))
+  end
+
+  test "prefault maps the pages at once", %{place: place, dir: dir} do
+    mebibyte = 1024 * 1024
+    resident = fn -> dir |> mapped_kilobytes() |> Enum.sum() end
+    {:ok, plain} = Native.create(native(place, "plain", %{size: mebibyte, slots: 1}))
+    before = resident.()
+    assert before < 1024
+    settings = %{size: mebibyte, slots: 1, prefault: true}
+    {:ok, writer} = Native.create(native(place, "target", settings))
+    assert resident.() - before >= 1024
+    for writer <- [plain, writer], do: assert({:ok, :ok} = Native.discard(writer))
+  end
+
+  # Of each mapping of a file in `dir`, how much is in memory.
+  defp mapped_kilobytes(dir) do
+    parts = "/proc/self/smaps" |> File.read!() |> String.split(~r/^(?=[0-9a-f]+-[0-9a-f]+ )/m)
+
+    for part <- parts, part =~ dir do
+      [_, kilobytes] = Regex.run(~r/^Rss: +(\d+) kB/m, part)
+      String.to_integer(kilobytes)
+    end
+  end
+
+  test "a subscription that has ended keeps no reader", %{place: place} do
+    count = fn ->
+      {:ok, report} = Native.inspect_segment(native(place, "target"))
+      report.reader_count
+    end
+
+    {:ok, writer} = Native.create(native(place, "target"))
+    {:ok, reader} = Native.attach(native(place, "target"))
+    {:ok, stopped} = Native.subscribe(reader, self(), 0, true)
+    {:ok, :ok} = Native.close_reader(reader)
+    assert count.() == 1
+    :ok = Native.unsubscribe(stopped)
+    # At once, and though the term is still there.
+    assert count.() == 0
+    assert :ok = Native.set_active(stopped, true)
+
+    {:ok, reader} = Native.attach(native(place, "target"))
+    {:ok, finished} = Native.subscribe(reader, self(), 0, true)
+    {:ok, :ok} = Native.close_reader(reader)
+    {:ok, 2} = Native.write(writer, "last", nil)
+    {:ok, 2} = Native.seal(writer)
+    assert_receive {:snakepit_shm, ^finished, {:closed, "target", :sealed}}, 10_000
+    assert eventually(fn -> count.() == 0 end)
+    assert :ok = Native.unsubscribe(finished)
+    {:ok, :ok} = Native.discard(writer)
+  end
+
+  test "membership and reaper: their ends may be told twice", %{place: place, dir: dir} do
+    assert {:error, {:invalid_name, _, _, _}} = Native.join("a/b", dir)
+    {:ok, one} = Native.join(place[:namespace], dir)
+    {:ok, two} = Native.join(place[:namespace], dir)
+    assert [_participants] = File.ls!(dir)
+    for _ <- 1..2, do: assert(:ok = Native.leave(one))
+    assert [_participants] = File.ls!(dir)
+    assert :ok = Native.leave(two)
+    assert File.ls!(dir) == []
+
+    watch = %{namespace: place[:namespace], dir: dir, mode: :real_time, grace: 0, interval: nil}
+
+    assert {:error, {:invalid_name, _, _, _}} =
+             Native.start_reaper(%{watch | namespace: ""}, self())
+
+    {:ok, reaper} = Native.start_reaper(watch, self())
+    assert {:ok, %{removed: 0, deaths: 0}} = Native.reaper_stats(reaper)
+    assert {:ok, :ok} = Native.sweep_now(reaper)
+    for _ <- 1..2, do: assert(:ok = Native.stop_reaper(reaper))
+    assert {:error, {:closed, _, "reaper", _}} = Native.reaper_stats(reaper)
+    assert {:error, {:closed, _, "reaper", _}} = Native.sweep_now(reaper)
+    assert File.ls!(dir) == []
   end
 
   test "large work is refused on a normal scheduler and done on a dirty one", %{place: place} do

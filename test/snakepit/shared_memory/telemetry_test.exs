@@ -2,55 +2,15 @@ defmodule Snakepit.SharedMemory.TelemetryTest do
   # Changes whether the whole VM emits events.
   use Snakepit.SharedMemory.Case, async: false
 
-  alias Snakepit.SharedMemory.Telemetry
+  alias Snakepit.SharedMemory.{Listener, Telemetry}
 
   @table Telemetry |> Code.fetch_docs() |> elem(4) |> Map.fetch!("en")
 
-  # The :telemetry application where there is one, else the part of it that we use.
-  defp load_telemetry do
-    unless Code.ensure_loaded?(:telemetry) do
-      body =
-        quote do
-          def attach_many(id, events, fun, config) do
-            :persistent_term.put(:telemetry_test, {id, events, fun, config})
-          end
-
-          def detach(_id), do: :persistent_term.erase(:telemetry_test)
-
-          def execute(event, measurements, metadata) do
-            case :persistent_term.get(:telemetry_test, nil) do
-              {_id, events, fun, config} ->
-                if event in events, do: fun.(event, measurements, metadata, config)
-
-              nil ->
-                :ok
-            end
-          end
-        end
-
-      Module.create(:telemetry, body, Macro.Env.location(__ENV__))
-      on_exit(fn -> :code.purge(:telemetry) and :code.delete(:telemetry) end)
-    end
-
-    Telemetry.setup()
-  end
-
-  def forward(event, measurements, metadata, test) do
-    send(test, {:event, event, measurements, metadata})
-  end
-
   setup do
-    load_telemetry()
+    Listener.attach(self())
     assert Telemetry.enabled?()
-    call(:attach_many, ["test", Telemetry.events(), &__MODULE__.forward/4, self()])
-
-    on_exit(fn ->
-      call(:detach, ["test"])
-      :persistent_term.put(:snakepit_shm_telemetry, false)
-    end)
+    :ok
   end
-
-  defp call(function, arguments), do: apply(:telemetry, function, arguments)
 
   defp assert_span(operation, region, result, bytes \\ nil) do
     start = [:snakepit, :shared_memory, :region, operation, :start]

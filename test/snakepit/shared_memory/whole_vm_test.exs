@@ -4,15 +4,9 @@ defmodule Snakepit.SharedMemory.WholeVmTest do
 
   @big 100_000_000
 
-  defp threads do
-    Enum.count(Path.wildcard("/proc/self/task/*/comm"), fn comm ->
-      match?({:ok, "shm-subscribe\n"}, File.read(comm))
-    end)
-  end
-
   test "no thread is left when the subscribers are gone", %{place: place} do
     id = SharedMemory.allocate_region!(4096, place)
-    assert eventually(fn -> threads() == 0 end)
+    assert eventually(fn -> threads("shm-subscribe") == 0 end)
 
     subscribers =
       for _ <- 1..50 do
@@ -21,9 +15,9 @@ defmodule Snakepit.SharedMemory.WholeVmTest do
       end
 
     # A thread takes its name when it first runs.
-    assert eventually(fn -> threads() == 50 end)
+    assert eventually(fn -> threads("shm-subscribe") == 50 end)
     Enum.each(subscribers, &kill/1)
-    assert eventually(fn -> threads() == 0 end)
+    assert eventually(fn -> threads("shm-subscribe") == 0 end)
   end
 
   test "a sealed 100 MB region read as a binary adds no memory to the VM, and its mapping goes with the last binary",

@@ -10,6 +10,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+/// A sleeper looks whether its mapping is still there this often; changes wake it at once.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 impl SegmentReader {
     /// Sleeps until a version other than `since` is published; returns it. `None` waits for ever. No
     /// polling: the writer wakes whoever sleeps.
@@ -99,7 +102,9 @@ impl SegmentReader {
                 .state()
                 .is_ok_and(|s| s == SegmentState::Active);
             if active && self.bell.rung.load(Ordering::SeqCst) == rung {
-                platform::futex_wait(mapping.notify(), word, left);
+                // Bounded: should the file be cut, the word that others wake is not ours any more.
+                let bounded = left.map_or(LOOK_AGAIN, |left| left.min(LOOK_AGAIN));
+                platform::futex_wait(mapping.notify(), word, Some(bounded));
             }
             self.bell.sleepers.fetch_sub(1, Ordering::SeqCst);
         }

@@ -1,5 +1,6 @@
 //! Conversions between Erlang terms and the core's types.
 
+pub mod cleanup;
 pub mod descriptor;
 pub mod iodata;
 pub mod json;

@@ -18,6 +18,7 @@ pub struct Segment {
     reserve: Option<ReserveTerm>,
     permissions: Option<u32>,
     schema_id: Option<u64>,
+    prefault: Option<bool>,
 }
 
 #[derive(NifUnitEnum, Clone, Copy)]
@@ -83,6 +84,7 @@ impl Segment {
         let options = with(options, self.notify, SegmentOptions::notify);
         let options = with(options, self.permissions, SegmentOptions::permissions);
         let options = with(options, self.schema_id, SegmentOptions::schema_id);
+        let options = with(options, self.prefault, SegmentOptions::prefault);
         let options = with(
             options,
             self.reserve.map(Reserve::from),

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustler::{NifMap, NifUnitEnum};
-use snakepit_shm::{SegmentInfo, SegmentReader, SegmentReport, SegmentState};
+use snakepit_shm::{DataFormat, SegmentInfo, SegmentReader, SegmentReport, SegmentState, ShmError};
 
 use crate::error::Answer;
 
@@ -103,7 +103,25 @@ fn micros(time: SystemTime) -> u64 {
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// A mapping's own view: what a reader needs to know before it asks for bytes.
+#[derive(NifUnitEnum, Clone, Copy)]
+enum FormatTerm {
+    Raw,
+    Numpy,
+    ArrowIpc,
+}
+
+impl From<DataFormat> for FormatTerm {
+    fn from(format: DataFormat) -> Self {
+        match format {
+            DataFormat::Raw => Self::Raw,
+            DataFormat::Numpy => Self::Numpy,
+            DataFormat::ArrowIpc => Self::ArrowIpc,
+        }
+    }
+}
+
+/// A mapping's own view: what a reader needs to know before it asks for bytes. Without a value `bytes`
+/// is 0 and `format` nil; only arrays have a dtype and a shape.
 #[derive(NifMap)]
 pub struct Info {
     capacity: u64,
@@ -111,17 +129,40 @@ pub struct Info {
     version: u64,
     generation: u32,
     state: StateTerm,
+    format: Option<FormatTerm>,
+    dtype: Option<String>,
+    shape: Option<Vec<u64>>,
 }
 
 impl Info {
-    /// Of the current value; 0 bytes when there is none.
+    /// Of the current value: all of it of one and the same, however often the writer writes.
     pub fn of_reader(reader: &SegmentReader) -> Answer<Self> {
-        Ok(Self {
+        let mut info = Self {
             capacity: reader.capacity() as u64,
             bytes: reader.len() as u64,
             version: reader.version(),
             generation: reader.generation(),
             state: reader.state()?.into(),
-        })
+            format: None,
+            dtype: None,
+            shape: None,
+        };
+        let value = match reader.info() {
+            Ok(value) => value,
+            // The mapping is well; there just is no value to be had now.
+            Err(
+                ShmError::Empty { .. } | ShmError::Torn { .. } | ShmError::VersionConflict { .. },
+            ) => return Ok(info),
+            Err(error) => return Err(error.into()),
+        };
+        let descriptor = value.descriptor()?;
+        info.bytes = value.len as u64;
+        info.version = value.version;
+        info.format = Some(descriptor.format().into());
+        if descriptor.format() == DataFormat::Numpy {
+            info.dtype = Some(descriptor.dtype().to_owned());
+            info.shape = Some(descriptor.shape());
+        }
+        Ok(info)
     }
 }
