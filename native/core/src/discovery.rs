@@ -100,6 +100,8 @@ enum Memory {
 
 struct Seen {
     watch: Option<Watch>,
+    /// Fork epoch of the process that watches: a child would take its parent's events.
+    epoch: u32,
     segments: BTreeMap<String, Result<Known>>,
     /// Process ids by participant key: a key never means another process.
     pids: HashMap<u64, u32>,
@@ -169,6 +171,9 @@ impl SegmentDiscovery {
         use_it: impl FnOnce(&mut Seen, Option<&Arc<Participant>>) -> T,
     ) -> Result<T> {
         let mut memory = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(&*memory, Memory::Keeps(seen) if seen.epoch != platform::fork::epoch()) {
+            *memory = Memory::AskedOnce;
+        }
         let mut once;
         let seen = match &mut *memory {
             Memory::Fresh => {
@@ -203,6 +208,7 @@ impl Seen {
     fn new(place: &Place, watch: Option<Watch>) -> Result<Self> {
         let mut seen = Self {
             watch,
+            epoch: platform::fork::epoch(),
             segments: BTreeMap::new(),
             pids: HashMap::new(),
         };
@@ -358,6 +364,8 @@ pub struct SegmentWatch {
     place: Place,
     watch: Watch,
     poller: Poller,
+    /// Fork epoch of the process that watches.
+    epoch: u32,
     known: BTreeSet<String>,
 }
 
@@ -372,6 +380,7 @@ impl SegmentWatch {
             place,
             watch,
             poller,
+            epoch: platform::fork::epoch(),
         })
     }
 
@@ -382,10 +391,10 @@ impl SegmentWatch {
     ///
     /// [`ShmError::Io`] when the directory is gone.
     pub fn next(&mut self, timeout: Duration) -> Result<Vec<SegmentChange>> {
-        let until = Instant::now() + timeout;
+        let started = Instant::now();
         loop {
             let changes = self.drain()?;
-            let left = until.saturating_duration_since(Instant::now());
+            let left = timeout.saturating_sub(started.elapsed());
             if !changes.is_empty() || left.is_zero() {
                 return Ok(changes);
             }
@@ -396,6 +405,10 @@ impl SegmentWatch {
     }
 
     fn drain(&mut self) -> Result<Vec<SegmentChange>> {
+        if self.epoch != platform::fork::epoch() {
+            // A forked child watches for itself, from now on.
+            *self = Self::new(self.place.clone())?;
+        }
         let mut changes = Vec::new();
         for change in self.watch.changes() {
             match change {

@@ -151,7 +151,7 @@ impl CleanupOptions {
                 // Removed by another in this moment.
                 Ok(()) | Err(ShmError::NotFound { .. }) => {}
                 Err(error @ (ShmError::Corrupted { .. } | ShmError::Truncated { .. })) => {
-                    self.broken(place, participant, &name, &error, report)?;
+                    self.broken(place, participant, &name, &error, report);
                 }
                 Err(error) => report.kept.push(CleanupItem {
                     name,
@@ -218,18 +218,23 @@ impl CleanupOptions {
         name: &str,
         error: &ShmError,
         report: &mut CleanupReport,
-    ) -> Result<()> {
+    ) {
         let item = CleanupItem {
             name: name.to_owned(),
             reason: error.to_string(),
             bytes: 0,
         };
         if self.corrupted && !self.dry_run {
-            reclaim::remove_broken(place, participant, name)?;
-            report.removed.push(item.clone());
+            match reclaim::remove_broken(place, participant, name) {
+                Ok(()) => report.removed.push(item.clone()),
+                // Not ours to remove, or no file: the others are cleaned all the same.
+                Err(error) => report.kept.push(CleanupItem {
+                    reason: error.to_string(),
+                    ..item.clone()
+                }),
+            }
         }
         report.corrupted.push(item);
-        Ok(())
     }
 }
 

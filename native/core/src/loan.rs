@@ -61,6 +61,7 @@ fn publish(
     len: usize,
     descriptor: &Descriptor,
 ) -> Result<u64> {
+    writer.check_writable()?;
     writer.check_range(0, len)?;
     descriptor.check_len(len)?;
     let mapping = &writer.segment.mapping;

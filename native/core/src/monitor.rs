@@ -128,6 +128,8 @@ pub struct Reaper {
     shared: Arc<Shared>,
     bell: Arc<Bell>,
     thread: Option<JoinHandle<()>>,
+    /// Fork epoch of the process whose thread it is.
+    epoch: u32,
 }
 
 const BELL: u64 = 0; // never a participant's key
@@ -186,6 +188,7 @@ impl Reaper {
             shared,
             bell,
             thread: Some(thread),
+            epoch: crate::platform::fork::epoch(),
         })
     }
 
@@ -216,6 +219,11 @@ impl std::fmt::Debug for Reaper {
 
 impl Drop for Reaper {
     fn drop(&mut self) {
+        if self.epoch != crate::platform::fork::epoch() {
+            // A forked child has neither the thread nor a bell of its own.
+            std::mem::forget(self.thread.take());
+            return;
+        }
         self.shared.stop.store(true, Ordering::SeqCst);
         self.bell.ring();
         if let Some(thread) = self.thread.take() {
@@ -321,7 +329,8 @@ impl Run {
     }
 
     fn note_death(&mut self, key: u64) {
-        if let Some((_, process)) = self.watched.remove(&key) {
+        if let Some((fd, process)) = self.watched.remove(&key) {
+            self.poller.remove(&fd);
             self.count_watched();
             self.shared.deaths.fetch_add(1, Ordering::Relaxed);
             self.tell(&ReaperEvent::ProcessEnded {
@@ -369,8 +378,12 @@ impl Run {
         due
     }
 
+    /// A listener that panics must not end the reaper.
     fn tell(&self, event: &ReaperEvent) {
-        (self.listener)(event);
+        let call = std::panic::AssertUnwindSafe(|| (self.listener)(event));
+        if std::panic::catch_unwind(call).is_err() {
+            tracing::error!("a listener of the reaper panicked");
+        }
     }
 }
 
@@ -420,7 +433,8 @@ pub trait ShmUser {
     fn shutdown_shm(&mut self) -> Result<()>;
 }
 
-type Handlers = Mutex<Vec<Box<dyn Fn() + Send>>>;
+type Handler = Arc<Mutex<Box<dyn Fn() + Send>>>;
+type Handlers = Mutex<Vec<Handler>>;
 
 /// Supervises one namespace.
 ///
@@ -460,8 +474,17 @@ impl LifecycleManager {
 }
 
 fn call(handlers: &Handlers) {
-    let handlers = handlers.lock().unwrap_or_else(PoisonError::into_inner);
-    handlers.iter().for_each(|handler| handler());
+    // Called without the list's lock: a handler may register another.
+    let list = handlers
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
+    for handler in list {
+        // One that is being called already (by itself, perhaps) is not called again.
+        if let Ok(handler) = handler.try_lock() {
+            handler();
+        }
+    }
 }
 
 impl ShmLifecycleManager for LifecycleManager {
@@ -482,7 +505,7 @@ impl ShmLifecycleManager for LifecycleManager {
         self.handlers
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .push(handler);
+            .push(Arc::new(Mutex::new(handler)));
     }
 
     fn periodic_cleanup(&self) -> Result<usize> {

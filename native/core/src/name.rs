@@ -51,8 +51,11 @@ pub(crate) struct Place {
 impl Place {
     pub(crate) fn new(dir: &Path, namespace: &str) -> Result<Self> {
         check(namespace, MAX_PART, false)?;
+        // Absolute: what a relative path means changes with the working directory.
+        let dir = std::path::absolute(dir)
+            .map_err(|e| ShmError::from_io(&dir.display().to_string(), "find", e))?;
         Ok(Self {
-            dir: dir.to_owned(),
+            dir,
             namespace: namespace.to_owned(),
         })
     }

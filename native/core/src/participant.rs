@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::time::{Duration, Instant};
 
 /// `SNKPARTS`, little-endian.
@@ -47,19 +47,42 @@ pub(crate) struct Participant {
     swept: AtomicU64,
 }
 
-type Registry = Mutex<HashMap<Place, Weak<Participant>>>;
+/// One cell a namespace, so that waiting for one stops no other.
+type Registry = Mutex<HashMap<Place, Arc<Mutex<Weak<Participant>>>>>;
 static REGISTRY: fork::PerProcess<Registry> = fork::PerProcess::new();
 
 /// Registers this process in a namespace, or finds that it is registered.
 pub(crate) fn join(place: &Place) -> Result<Arc<Participant>> {
-    let mut registry = lock(REGISTRY.get());
-    if let Some(participant) = registry.get(place).and_then(Weak::upgrade) {
+    let cell = {
+        let mut registry = lock(REGISTRY.get());
+        match registry.get(place) {
+            Some(cell) => cell.clone(),
+            None => {
+                // Those that nobody uses now and that nobody is about to use.
+                registry
+                    .retain(|_, cell| Arc::strong_count(cell) > 1 || lock(cell).strong_count() > 0);
+                registry.entry(place.clone()).or_default().clone()
+            }
+        }
+    };
+    let mut known = lock(&cell);
+    if let Some(participant) = known.upgrade()
+        && participant.is_named()
+    {
         return Ok(participant);
     }
-    registry.retain(|_, participant| participant.strong_count() > 0);
     let participant = Arc::new(Participant::register(place)?);
-    registry.insert(place.clone(), Arc::downgrade(&participant));
+    *known = Arc::downgrade(&participant);
     Ok(participant)
+}
+
+fn random_generation() -> Result<u32> {
+    let random = getrandom::u32().map_err(|e| ShmError::Io {
+        name: None,
+        operation: "getrandom",
+        source: io::Error::other(e),
+    })?;
+    Ok(random.max(1))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -89,6 +112,8 @@ pub struct ProcessInfo {
 }
 
 struct Entry {
+    /// Whether its checksum is right: otherwise it tells nothing, and the lock alone decides.
+    intact: bool,
     generation: u32,
     info: ProcessInfo,
 }
@@ -103,12 +128,14 @@ impl Entry {
 
     fn parse(bytes: &[u8; ENTRY as usize]) -> Self {
         let word = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
+        let intact = word(56) == crc32c::crc32c(&bytes[..56]);
         let name: Vec<u8> = bytes[16..56]
             .iter()
             .copied()
             .take_while(|b| *b != 0)
             .collect();
         Self {
+            intact,
             generation: word(0),
             info: ProcessInfo {
                 pid: word(4),
@@ -126,6 +153,8 @@ impl Entry {
         let name = self.info.name.as_bytes();
         let n = name.len().min(40);
         bytes[16..16 + n].copy_from_slice(&name[..n]);
+        let sum = crc32c::crc32c(&bytes[..56]);
+        bytes[56..60].copy_from_slice(&sum.to_le_bytes());
         platform::write_at(fd, &bytes, ENTRIES_AT + u64::from(index) * ENTRY)
     }
 }
@@ -151,14 +180,15 @@ impl Participant {
                 });
             };
             let before = Entry::read(fd, index).map_err(failed)?.generation;
-            // A first generation from the clock: keys of an earlier file of the same name do not
-            // come back to life.
+            // A random first generation: keys of an earlier file of the same name do not come back
+            // to life.
             let generation = match before {
-                0 => ((platform::realtime_ns() >> 20) as u32).max(1),
+                0 => random_generation()?,
                 n => n.wrapping_add(1).max(1),
             };
             let pid = std::process::id();
             let entry = Entry {
+                intact: true,
                 generation,
                 info: ProcessInfo {
                     pid,
@@ -217,7 +247,7 @@ impl Participant {
                 let at = index as usize * ENTRY as usize;
                 let entry = Entry::parse(table[at..].first_chunk()?);
                 let key = pack_key(index, entry.generation);
-                (entry.generation != 0 && self.is_alive(key)).then_some((key, entry.info))
+                (entry.intact && self.is_alive(key)).then_some((key, entry.info))
             })
             .collect()
     }
@@ -240,8 +270,11 @@ impl Participant {
             return true; // a forked child that has not registered anew condemns nobody
         };
         match platform::locked_by_others(fd, LOCKS_AT + u64::from(index), 1) {
-            // Somebody holds the entry: is it still the same process?
-            Ok(true) => self.entry(index).is_none_or(|e| e.generation == generation),
+            // Somebody holds the entry: is it still the same process? Where the entry cannot tell
+            // (scribbled, cut, being written), it is not condemned.
+            Ok(true) => self
+                .entry(index)
+                .is_none_or(|e| !e.intact || e.generation == generation),
             Ok(false) => false,
             Err(_) => true,
         }
@@ -251,21 +284,44 @@ impl Participant {
     pub(crate) fn describe(&self, key: u64) -> Option<ProcessInfo> {
         let (index, generation) = unpack_key(key)?;
         let entry = self.entry(index)?;
-        (entry.generation == generation).then_some(entry.info)
+        (entry.intact && entry.generation == generation).then_some(entry.info)
     }
 
     fn entry(&self, index: u32) -> Option<Entry> {
         Entry::read(self.fd.get()?, index).ok()
     }
 
+    /// Whether the participants file still has its name: others register in the file of that name.
+    fn is_named(&self) -> bool {
+        self.fd
+            .get()
+            .is_some_and(|fd| platform::names(&self.place.participants_path(), fd))
+    }
+
     /// Takes the lock that serialises creation, takeover and removal in the namespace.
     pub(crate) fn lock_namespace(&self) -> Result<NamespaceLock<'_>> {
-        let threads = lock(&self.threads);
+        let started = Instant::now();
+        let threads = loop {
+            match self.threads.try_lock() {
+                Ok(guard) => break guard,
+                Err(TryLockError::Poisoned(poisoned)) => break poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) if started.elapsed() < LOCK_PATIENCE => {
+                    std::thread::sleep(Duration::from_micros(50));
+                }
+                Err(TryLockError::WouldBlock) => {
+                    return Err(ShmError::Timeout {
+                        name: self.place.namespace.clone(),
+                        after: started.elapsed(),
+                    });
+                }
+            }
+        };
+        let patience = LOCK_PATIENCE.saturating_sub(started.elapsed());
         let fd = self.fd.get().ok_or_else(|| ShmError::Closed {
             name: self.place.namespace.clone(),
         })?;
         Ok(NamespaceLock {
-            _byte: ByteLock::take(fd, &self.place, LOCK_PATIENCE)?,
+            _byte: ByteLock::take(fd, &self.place, patience)?,
             _threads: threads,
         })
     }
@@ -367,8 +423,9 @@ fn open_or_create(place: &Place) -> Result<fork::ForkFd> {
     let version = u32::from_le_bytes(std::array::from_fn(|i| head[8 + i]));
     if magic != MAGIC || version != VERSION {
         return Err(ShmError::Corrupted {
-            name: place.namespace.clone(),
-            reason: "its participants file is not one".into(),
+            name: path.display().to_string(),
+            reason: "it is no participants file; remove it when no process of the namespace lives"
+                .into(),
         });
     }
     Ok(file)

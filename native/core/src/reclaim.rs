@@ -97,13 +97,22 @@ pub(crate) fn readers(mapping: &Mapping) -> usize {
 }
 
 /// Whether a segment is in use. Notes when it was first seen without its writer. Under the lock.
-pub(crate) fn verdict(mapping: &Mapping, participant: &Participant, grace: Duration) -> Verdict {
+pub(crate) fn verdict(
+    mapping: &Mapping,
+    participant: &Participant,
+    grace: Duration,
+    dry_run: bool,
+) -> Verdict {
     let writer = mapping.writer_key().load(Ordering::Acquire);
     if writer != 0 && participant.is_alive(writer) {
         let pid = participant.describe(writer).map_or(0, |p| p.pid);
         return Verdict::Written(pid);
     }
-    let readers = readers(mapping);
+    // Not the entries of the dead, which a dry run leaves where they are.
+    let readers = (0..high(mapping))
+        .map(|index| mapping.reader_key(index).load(Ordering::SeqCst))
+        .filter(|key| *key != 0 && participant.is_alive(*key))
+        .count();
     if readers > 0 {
         return Verdict::Read(readers);
     }
@@ -121,7 +130,9 @@ pub(crate) fn verdict(mapping: &Mapping, participant: &Participant, grace: Durat
     let since = match orphaned {
         // Later than now: scribbled, or from before a restart of the machine.
         at if at == 0 || at > now => {
-            mapping.orphaned().store(now, Ordering::Relaxed);
+            if !dry_run {
+                mapping.orphaned().store(now, Ordering::Relaxed);
+            }
             now
         }
         at => at,
@@ -198,12 +209,12 @@ pub(crate) fn sweep_segment(
     } else {
         clear_dead_readers(&mapping, participant)
     };
-    let verdict = verdict(&mapping, participant, grace);
+    let verdict = verdict(&mapping, participant, grace, dry_run);
     if mapping.lost() {
         return Err(ShmError::Truncated { name: name.into() });
     }
     let free = matches!(verdict, Verdict::Free(_));
-    if !free && mapping.is_removed() {
+    if !free && !dry_run && mapping.is_removed() {
         mapping.removed().store(0, Ordering::SeqCst);
     }
     let removed = free && !dry_run && remove(place, &meta, &mapping, participant)?;
@@ -237,7 +248,8 @@ fn segment_files(place: &Place) -> impl Iterator<Item = String> {
 fn recover(place: &Place, participant: &Participant, file: &str) -> Result<Option<String>> {
     let failed = |e| ShmError::from_io(file, "recover", e);
     let path = place.dir.join(file);
-    let opened = platform::open_existing(&path, true).map_err(failed)?;
+    // For reading: it may be somebody else's file.
+    let opened = platform::open_existing(&path, false).map_err(failed)?;
     let mut page = [0u8; 4096];
     let have = platform::read_at(opened.as_fd(), &mut page, 0).map_err(failed)?;
     if have < page.len() || page[..8] != MAGIC.to_le_bytes() {

@@ -1,7 +1,9 @@
 //! A segment as this process sees it: how it is built, found, checked, joined and removed.
 
 use crate::error::{Resource, Result, ShmError};
-use crate::layout::{Geometry, HEADER_LEN, HeaderFault, SegmentState, flags};
+use crate::layout::{
+    Geometry, HEADER_LEN, HeaderFault, READER_ENTRY, READER_TABLE, SegmentState, flags, header,
+};
 use crate::mapping::{Access, Mapping};
 use crate::meta::{self, Meta};
 use crate::name::{Place, module_part};
@@ -339,8 +341,9 @@ fn publish(
     let path = meta.path(place);
     match unnamed.link(&path) {
         Ok(()) => {}
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && is_leftover(&path) => {
-            // Ours by name and magic, with no metadata: what a dead process of this pid left.
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && is_leftover(&path, participant) => {
+            // Ours by name and magic, with no metadata, and nobody uses it: what a dead process of
+            // this pid left.
             std::fs::remove_file(&path).map_err(failed)?;
             unnamed.link(&path).map_err(failed)?;
         }
@@ -356,12 +359,28 @@ fn publish(
     })
 }
 
-/// Whether a file carries our magic.
-fn is_leftover(path: &Path) -> bool {
+/// Whether a file carries our magic and neither its writer nor a reader lives. Under the lock.
+fn is_leftover(path: &Path, participant: &Participant) -> bool {
+    let Ok(file) = platform::open_existing(path, false) else {
+        return false;
+    };
+    let alive = |at: usize| {
+        let mut key = [0u8; 8];
+        let have = platform::read_at(file.as_fd(), &mut key, at as u64);
+        let key = u64::from_le_bytes(key);
+        have.is_ok_and(|n| n == 8) && key != 0 && participant.is_alive(key)
+    };
     let mut head = [0u8; 8];
-    platform::open_existing(path, false)
-        .and_then(|file| platform::read_at(file.as_fd(), &mut head, 0))
-        .is_ok_and(|n| n == 8 && u64::from_le_bytes(head) == crate::layout::MAGIC)
+    let ours = platform::read_at(file.as_fd(), &mut head, 0)
+        .is_ok_and(|n| n == 8 && u64::from_le_bytes(head) == crate::layout::MAGIC);
+    if !ours || alive(header::WRITER) {
+        return false;
+    }
+    // A header that does not decode is nobody's: nobody could have attached to it.
+    read_geometry("", &file).map_or(true, |geometry| {
+        let entry = |i| geometry.control + READER_TABLE + i * READER_ENTRY;
+        !(0..geometry.max_readers).any(|i| alive(entry(i)))
+    })
 }
 
 fn open_file(place: &Place, meta: &Meta, writer: bool, joined: bool) -> Result<(File, Access)> {

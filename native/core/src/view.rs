@@ -7,7 +7,7 @@ use crate::mapping::SealProof;
 use crate::platform::{self, fork};
 use crate::reclaim;
 use crate::segment::{Segment, corrupted};
-use crate::seqlock::{self, NoValue};
+use crate::seqlock::{self, NoValue, Words};
 use crate::value::ReadInfo;
 use std::fs::File;
 use std::sync::Arc;
@@ -128,7 +128,12 @@ impl Drop for Attachment {
         };
         let mapping = &self.segment.mapping;
         mapping.reader_pin(entry).store(0, Ordering::Relaxed);
-        mapping.reader_waiting(entry).store(0, Ordering::Relaxed);
+        // Nobody sleeps on it here any more: what is left is of a child that was killed asleep.
+        let left = mapping.reader_waiting(entry).swap(0, Ordering::Relaxed);
+        let less = |n: u32| Some(n.saturating_sub(left));
+        let _ = mapping
+            .waiters()
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
         if let Some(participant) = &self.segment.participant {
             // Release: the next owner of the entry sees it clean. Only if it still is ours.
             let _ = mapping.reader_key(entry).compare_exchange(

@@ -5,13 +5,13 @@ mod support;
 
 use snakepit_shm::{
     CleanupOptions, Reaper, ReaperEvent, ReaperOptions, Reserve, Resource, RunMode,
-    SegmentDiscovery, SegmentOptions, ShmError, join,
+    SegmentDiscovery, ShmError, join,
 };
 use std::fs::OpenOptions;
 use std::path::Path;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
-use support::{Peer, Shm, counter_of, eventually, hear, pattern, play, say};
+use support::{Peer, Shm, counter_of, eventually, hear, options, pattern, play, say};
 
 const ENTRY: &str = "peer_process";
 const SECOND: Duration = Duration::from_secs(1);
@@ -40,10 +40,6 @@ fn full(little: usize, all: usize) -> usize {
         Some(_) => all,
         None => little,
     }
-}
-
-fn options(dir: &Path, name: &str) -> SegmentOptions {
-    SegmentOptions::new(name).namespace("test").dir(dir)
 }
 
 fn reaper(shm: &Shm, grace: Duration) -> Reaper {

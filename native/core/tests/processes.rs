@@ -2,10 +2,10 @@
 
 mod support;
 
-use snakepit_shm::{Integrity, SegmentOptions, SegmentState, ShmError, Timestamps};
+use snakepit_shm::{Integrity, SegmentState, ShmError, Timestamps};
 use std::path::Path;
 use std::time::Duration;
-use support::{Peer, Shm, counter_of, eventually, hear, pattern, play, say};
+use support::{Peer, Shm, counter_of, eventually, hear, options, pattern, play, say};
 
 const ENTRY: &str = "peer_process";
 
@@ -21,10 +21,6 @@ fn peer_process() {
         ("sealer", sealer),
         ("stuck-writer", stuck_writer),
     ]);
-}
-
-fn options(dir: &Path, name: &str) -> SegmentOptions {
-    SegmentOptions::new(name).namespace("test").dir(dir)
 }
 
 /// Writes patterned values as fast as it can until told to stop.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::sync::{Once, OnceLock};
 
 /// How many descriptors can be registered at once: one for each namespace in use.
-const SLOTS: usize = 256;
+const SLOTS: usize = 4096;
 
 static EPOCH: AtomicU32 = AtomicU32::new(0);
 static DESCRIPTORS: [AtomicI32; SLOTS] = [const { AtomicI32::new(-1) }; SLOTS];
@@ -79,21 +79,26 @@ impl ForkFd {
     pub(crate) fn open(open: impl FnOnce() -> io::Result<OwnedFd>) -> io::Result<Self> {
         install();
         begin_opening();
-        let opened = open().map(Self::register);
+        let opened = open().and_then(Self::register);
         OPENING.store(false, Ordering::Release);
         opened
     }
 
-    fn register(fd: OwnedFd) -> Self {
+    fn register(fd: OwnedFd) -> io::Result<Self> {
         let fd = fd.into_raw_fd();
         let slot = DESCRIPTORS.iter().position(|slot| {
             slot.compare_exchange(-1, fd, Ordering::Relaxed, Ordering::Relaxed)
                 .is_ok()
         });
-        Self {
+        let opened = Self {
             fd,
             epoch: epoch(),
             slot,
+        };
+        // One that a forked child would not close would keep a dead parent alive.
+        match slot {
+            Some(_) => Ok(opened),
+            None => Err(io::Error::from_raw_os_error(libc::EMFILE)),
         }
     }
 

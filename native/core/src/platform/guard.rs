@@ -59,8 +59,8 @@ impl Guard {
         };
         entry.lost.store(false, Ordering::Relaxed);
         for ((start, end), (from, len)) in entry.parts.iter().zip(ranges) {
-            end.store(from + len, Ordering::Relaxed);
-            // Release: a handler that sees the start sees the end.
+            // Release, both: a handler that reads start, end and the same start again has a pair.
+            end.store(from + len, Ordering::Release);
             start.store(from, Ordering::Release);
         }
         Self(Some(entry))
@@ -125,7 +125,12 @@ fn repair(address: usize) -> bool {
         let entry = unsafe { &(&*chunk)[index % CHUNK] };
         for (start, end) in &entry.parts {
             let from = start.load(Ordering::Acquire);
-            let to = end.load(Ordering::Relaxed);
+            let to = end.load(Ordering::Acquire);
+            // Given back and handed out again meanwhile? Then it was not the range of this fault: the
+            // thread that faults holds its mapping.
+            if start.load(Ordering::Relaxed) != from {
+                continue;
+            }
             if from == 0 || !(from..to).contains(&address) {
                 continue;
             }
@@ -186,6 +191,9 @@ fn pass_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::
     // SAFETY: null or a leaked box.
     let action = unsafe { previous.as_ref() };
     match action.map(|a| (a.sa_sigaction, a.sa_flags)) {
+        // A signal that was sent is ignored as before; a fault cannot be.
+        // SAFETY: si_code is valid.
+        Some((libc::SIG_IGN, _)) if unsafe { (*info).si_code } <= 0 => {}
         Some((handler, flags)) if handler != libc::SIG_DFL && handler != libc::SIG_IGN => {
             if flags & libc::SA_SIGINFO != 0 {
                 type Handler = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);

@@ -35,6 +35,11 @@ impl Poller {
         Ok(self.0.add(fd, event)?)
     }
 
+    /// Takes a descriptor out; closing is not enough when a forked child has a copy.
+    pub(crate) fn remove(&self, fd: impl AsFd) {
+        let _ = self.0.delete(fd);
+    }
+
     /// Tokens of what is readable, after at most `timeout`.
     pub(crate) fn wait(&self, timeout: Duration) -> io::Result<Vec<u64>> {
         // Rounded up: waking a moment too early would spin.

@@ -40,7 +40,10 @@ impl SegmentOptions {
         let (segment, _) = Segment::open(self, true)?;
         claim(&segment)?;
         let mut writer = SegmentWriter::new(segment);
-        writer.resume()?;
+        if let Err(error) = writer.resume() {
+            writer.give_back(false);
+            return Err(error);
+        }
         tracing::info!(name = %writer.segment.name, "took over");
         Ok(writer)
     }

@@ -42,7 +42,7 @@ impl SegmentWriter {
     }
 
     #[inline]
-    pub(super) fn check_writable(&self) -> Result<()> {
+    pub(crate) fn check_writable(&self) -> Result<()> {
         let active = SegmentState::Active.to_word();
         let mapping = &self.segment.mapping;
         let state = mapping.state_word().load(Ordering::Relaxed);

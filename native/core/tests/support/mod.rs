@@ -25,7 +25,7 @@ impl Shm {
     }
 
     pub fn options(&self, name: &str) -> SegmentOptions {
-        SegmentOptions::new(name).namespace("test").dir(self.path())
+        options(self.path(), name)
     }
 
     pub fn files(&self) -> Vec<String> {
@@ -68,6 +68,11 @@ impl Drop for Shm {
         }
         assert_eq!(self.files(), Vec::<String>::new(), "left behind");
     }
+}
+
+/// A segment of the tests' namespace in a directory.
+pub fn options(dir: &Path, name: &str) -> SegmentOptions {
+    SegmentOptions::new(name).namespace("test").dir(dir)
 }
 
 /// Waits for a condition, generously.
