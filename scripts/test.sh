@@ -9,7 +9,8 @@
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$0")/lib.sh"
 
-ALL=(lint rust loom elixir python interop readme demo chaos)
+# `chaos` by name only: it wants the machine to itself.
+ALL=(lint rust loom elixir python interop readme demo)
 LOGS="$ROOT/target/test-logs"
 SUITE_TIMEOUT="${SUITE_TIMEOUT:-900}"
 

@@ -47,11 +47,14 @@ fn reaper(shm: &Shm, grace: Duration) -> Reaper {
     Reaper::start(options, |_| {}).unwrap()
 }
 
+/// The promise is a second, and `make faults` holds it to that; a busy machine may take longer in a
+/// test run.
 fn within_a_second(what: &str, condition: impl FnMut() -> bool) -> Duration {
     let started = Instant::now();
     eventually(what, condition);
     let took = started.elapsed();
-    assert!(took < SECOND, "{what} took {took:?}");
+    let bound = SECOND * full(5, 1) as u32;
+    assert!(took < bound, "{what} took {took:?}");
     took
 }
 

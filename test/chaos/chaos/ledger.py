@@ -62,7 +62,9 @@ class Life:
 
     seg: int
     tag: int
-    intents: dict[int, tuple[int, int]] = field(default_factory=dict)
+    # Several of one version: a writer that died before it published left the version to its heir,
+    # and the two are heard in any order.
+    intents: dict[int, set[tuple[int, int]]] = field(default_factory=dict)
     by_content: dict[tuple[int, int], int] = field(default_factory=dict)
     order: deque[tuple[int, int]] = field(default_factory=deque)
     seen_at: list[int] = field(default_factory=list)
@@ -80,14 +82,15 @@ class Life:
 
     def intend(self, version: int, length: int, crc: int, at: int) -> None:
         """A writer is about to publish this; one that died before left the version to it."""
-        self.intents[version] = (length, crc)
+        self.intents.setdefault(version, set()).add((length, crc))
         self.by_content[length, crc] = version
         self.order.append((at, version))
         horizon = at - KEEP
         while len(self.order) > 1 and self.order[1][0] < horizon:
             _, old = self.order.popleft()
-            if old < version - 128 and (content := self.intents.pop(old, None)):
-                self.by_content.pop(content, None)
+            if old < version - 128:
+                for content in self.intents.pop(old, ()):
+                    self.by_content.pop(content, None)
 
     def evidence(self, at: int, version: int) -> int | None:
         """From `at` on, nobody may see anything older; what was known already, if as new."""
