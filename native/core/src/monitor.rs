@@ -4,7 +4,7 @@
 use crate::error::{Resource, Result, ShmError};
 use crate::lifecycle::{CleanupOptions, CleanupReport};
 use crate::name::Place;
-use crate::options::RunMode;
+use crate::options::{RunMode, SegmentOptions};
 use crate::participant::{self, Participant};
 use crate::platform::watch::{Bell, Poller, Watch, process_descriptor};
 use std::collections::HashMap;
@@ -43,6 +43,19 @@ impl ReaperOptions {
             mode: RunMode::RealTime,
             interval: None,
         }
+    }
+
+    /// Of the namespace, directory and mode that segments are created with.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// use snakepit_shm::{Reaper, ReaperOptions, RunMode, SegmentOptions};
+    /// let segments = SegmentOptions::new("state").dir(dir.path()).mode(RunMode::Simulation);
+    /// let reaper = Reaper::start(ReaperOptions::of(&segments), |_| {}).unwrap();
+    /// assert_eq!(reaper.stats().watched, 0);
+    /// ```
+    pub fn of(segments: &SegmentOptions) -> Self {
+        Self::new(segments.get_namespace(), segments.get_dir()).mode(segments.mode)
     }
 
     /// `Simulation` notices deaths by the sweep alone.

@@ -159,7 +159,8 @@ impl SegmentOptions {
         self
     }
 
-    /// How deaths are noticed.
+    /// How deaths are noticed by a reaper of these options
+    /// ([`ReaperOptions::of`](crate::ReaperOptions::of)). Segments of both modes are the same.
     pub fn mode(mut self, mode: RunMode) -> Self {
         self.mode = mode;
         self
