@@ -29,6 +29,7 @@ fn peer_process() {
         ("lazy", lazy),
         ("descriptors", descriptors),
         ("address-space", address_space),
+        ("lock-limit", lock_limit),
         ("dropper", dropper),
     ]);
 }
@@ -47,14 +48,11 @@ fn reaper(shm: &Shm, grace: Duration) -> Reaper {
     Reaper::start(options, |_| {}).unwrap()
 }
 
-/// The promise is a second, and `make faults` holds it to that; a busy machine may take longer in a
-/// test run.
 fn within_a_second(what: &str, condition: impl FnMut() -> bool) -> Duration {
     let started = Instant::now();
     eventually(what, condition);
     let took = started.elapsed();
-    let bound = SECOND * full(5, 1) as u32;
-    assert!(took < bound, "{what} took {took:?}");
+    assert!(took < SECOND, "{what} took {took:?}");
     took
 }
 
@@ -404,7 +402,9 @@ fn segment_busy_is_said_within_100_us() {
         })
         .min()
         .unwrap();
-    println!("refused in {best:?}"); // the bench gives the figure beside its target
+    println!("refused in {best:?}");
+    // Speed is no matter of a test run; `make faults` holds it to the promise.
+    assert!(full(0, 1) == 0 || best < Duration::from_micros(100));
     mine.close().unwrap();
 }
 
@@ -794,25 +794,34 @@ fn out_of_address_space_is_named() {
     peer.finish();
 }
 
+/// In a user namespace of its own, where being root lifts no limit.
+fn lock_limit(dir: &Path) {
+    let large = options(dir, "x").size(1 << 20).slots(1).lock_memory(true);
+    match large.create().unwrap_err() {
+        ShmError::ResourceExhausted {
+            resource: Resource::LockedMemory,
+            ..
+        } => {}
+        other => panic!("{other}"),
+    }
+    assert_eq!(options(dir, "x").inspect().unwrap_err().code(), "not_found");
+    say("done");
+    hear();
+}
+
 #[test]
 fn a_named_error_when_the_lock_limit_is_reached() {
     let shm = Shm::new();
-    match shm
-        .options("x")
-        .size(64 << 20)
-        .slots(1)
-        .lock_memory(true)
-        .create()
-    {
-        // Root, or a generous limit.
-        Ok(writer) => writer.close().unwrap(),
-        Err(ShmError::ResourceExhausted {
-            resource: Resource::LockedMemory,
-            ..
-        }) => {}
-        Err(other) => panic!("{other}"),
-    }
-    assert!(shm.files().is_empty());
+    let by = [
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "prlimit",
+        "--memlock=65536",
+    ];
+    let mut peer = Peer::start_by(&by, ENTRY, "lock-limit", &shm);
+    peer.expect("done");
+    peer.finish();
 }
 
 #[test]

@@ -252,8 +252,8 @@ class Judge:
                 possible += 1
             elif use.child.language == "elixir" and use.ended is not None:
                 # A zero-copy binary counts until it is collected, which the peer does as it leaves;
-                # the mapping itself goes in the background, on a dirty scheduler when one is free.
-                possible += t0 - use.ended - self.allowance(use.ended, t0) < 3 * SECOND
+                # the mapping itself goes in the background.
+                possible += t0 - use.ended - self.allowance(use.ended, t0) < SECOND
             elif (died := use.child.reaped) is not None and use.ended is None:
                 after = t0 - died - self.allowance(died, t0)
                 if after < SECOND:
