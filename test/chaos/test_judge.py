@@ -70,8 +70,11 @@ class Judging(unittest.TestCase):
             record(Kind.ATTACHED, at, at + 1),
         )
 
-    def look(self, at: int, *, readers: list[int], gone: bool = False) -> None:
+    def look(
+        self, at: int, *, readers: list[int], unnamed: tuple[int, ...] = (), gone: bool = False
+    ) -> None:
         seen = {"name": "s-0_data", "t0": at, "t1": at + 1, "tag": TAG, "file": "f"}
+        seen |= {"unnamed": list(unnamed)}
         self.judge.see(
             {
                 "t0": at, "t1": at + 1, "late_ms": 0, "events": [], "files": ["f"],
@@ -142,6 +145,15 @@ class Judging(unittest.TestCase):
         self.look(SECOND // 2, readers=[self.reader.pid])
         self.assertEqual(self.broken(), set())
         self.look(2 * SECOND, readers=[self.reader.pid])
+        self.assertEqual(self.broken(), {"counted"})
+
+    def test_a_dead_reader_whose_place_was_taken_is_counted_for_longer_than_a_second(self) -> None:
+        self.create()
+        self.look(50, readers=[], unnamed=(3,))
+        self.look(SECOND, readers=[], unnamed=(4,))
+        self.look(SECOND + 100, readers=[], unnamed=(4,))
+        self.assertEqual(self.broken(), set())
+        self.look(2 * SECOND + 50, readers=[], unnamed=(4,))
         self.assertEqual(self.broken(), {"counted"})
 
     def test_a_reader_counted_twice(self) -> None:

@@ -212,7 +212,7 @@ impl Look {
             .enumerate()
             .filter_map(|(entry, bytes)| {
                 let key = u64_at(bytes, reader_entry::KEY);
-                (key != 0).then(|| ReaderReport {
+                (key != 0 && key != reader_entry::CLEARING).then(|| ReaderReport {
                     entry,
                     process: participant.and_then(|p| p.describe(key)),
                     alive: participant.map(|p| p.is_alive(key)),

@@ -71,6 +71,8 @@ pub(crate) mod control {
 pub(crate) mod reader_entry {
     /// `key: u64`, participant key; 0 = free.
     pub const KEY: usize = 0;
+    /// In the key of an entry that is being cleared; never a participant's key.
+    pub const CLEARING: u64 = u64::MAX;
     /// `pin: u32`, slot + 1; 0 = none.
     pub const PIN: usize = 8;
     /// `waiting: u32`, calls of this reader that sleep on the futex word.

@@ -6,7 +6,7 @@
 //! looks at the mark. One of the two sees the other.
 
 use crate::error::{Result, ShmError};
-use crate::layout::{MAGIC, SegmentState, header};
+use crate::layout::{MAGIC, SegmentState, header, reader_entry::CLEARING};
 use crate::mapping::{Access, Mapping};
 use crate::meta::Meta;
 use crate::name::Place;
@@ -23,8 +23,6 @@ use std::time::Duration;
 pub(crate) const GRACE: Duration = Duration::from_secs(10);
 /// A process without a reaper looks at its namespace no more often than this.
 const OCCASION: Duration = Duration::from_secs(5);
-/// In the key of a table entry that is being cleared; never a key.
-const CLEARING: u64 = u64::MAX;
 
 /// What a segment is, to those who clean up.
 #[derive(Debug, Clone, PartialEq, Eq)]

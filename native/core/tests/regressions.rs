@@ -102,6 +102,21 @@ fn a_cut_participants_file_condemns_nobody_who_holds_a_lock() {
 }
 
 #[test]
+fn a_scribbled_participants_file_blocks_nobody() {
+    let shm = Shm::new();
+    let writer = shm.options("x").create().unwrap();
+    let table = shm.path().join("test.participants");
+    for length in [16, 4096] {
+        let file = OpenOptions::new().write(true).open(&table).unwrap();
+        file.write_all_at(&vec![0xA5; length], 0).unwrap();
+        // Another process, by another path to the directory: it registers anew.
+        let refused = support::options(&alias(shm.path()), "x").attach_writer();
+        assert_eq!(refused.unwrap_err().code(), "segment_busy");
+    }
+    writer.close().unwrap();
+}
+
+#[test]
 fn a_refused_takeover_destroys_nothing() {
     let shm = Shm::new();
     let mut writer = shm.options("x").create().unwrap();

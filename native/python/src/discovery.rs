@@ -5,10 +5,13 @@ use std::path::PathBuf;
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
-use snakepit_shm::{SegmentDiscovery, SegmentInfo, SegmentState, ShmError};
+use snakepit_shm::{
+    CleanupItem, CleanupOptions, SegmentDiscovery, SegmentInfo, SegmentState, ShmError,
+};
 
 use crate::error::Outcome;
 use crate::options;
+use crate::seconds::Seconds;
 
 fn state_name(state: SegmentState) -> &'static str {
     match state {
@@ -81,4 +84,64 @@ pub(crate) fn remove(
 ) -> Outcome<()> {
     let built = options::segment(name, given)?;
     Ok(py.detach(|| built.remove())?)
+}
+
+/// Of a report: name, reason, bytes.
+type Item = (String, String, u64);
+
+fn items(found: Vec<CleanupItem>) -> Vec<Item> {
+    found
+        .into_iter()
+        .map(|item| (item.name, item.reason, item.bytes))
+        .collect()
+}
+
+/// The fields of `snakepit_shm.CleanupReport`: what was removed, kept, is corrupted, was recovered, and
+/// how many entries were cleared.
+type Report = (Vec<Item>, Vec<Item>, Vec<Item>, Vec<String>, usize);
+
+/// Removes what nobody uses.
+#[pyfunction]
+#[pyo3(signature = (*, namespace, directory, grace, min_age, module, pattern, dry_run, corrupted))]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "keyword arguments of the public function"
+)]
+pub(crate) fn cleanup(
+    py: Python<'_>,
+    namespace: Option<&Bound<'_, PyString>>,
+    directory: Option<PathBuf>,
+    grace: Option<Seconds>,
+    min_age: Option<Seconds>,
+    module: Option<&Bound<'_, PyString>>,
+    pattern: Option<&Bound<'_, PyString>>,
+    dry_run: bool,
+    corrupted: bool,
+) -> Outcome<Report> {
+    let mut wanted = CleanupOptions::new(
+        options::namespace(namespace.map(options::text)),
+        options::directory(directory),
+    )
+    .dry_run(dry_run)
+    .corrupted(corrupted);
+    if let Some(grace) = grace {
+        wanted = wanted.grace(grace.0);
+    }
+    if let Some(age) = min_age {
+        wanted = wanted.min_age(age.0);
+    }
+    if let Some(module) = module {
+        wanted = wanted.module(options::text(module));
+    }
+    if let Some(pattern) = pattern {
+        wanted = wanted.pattern(options::text(pattern));
+    }
+    let report = py.detach(|| wanted.run())?;
+    Ok((
+        items(report.removed),
+        items(report.kept),
+        items(report.corrupted),
+        report.recovered,
+        report.cleared_readers,
+    ))
 }

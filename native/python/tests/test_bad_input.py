@@ -54,6 +54,7 @@ def test_namespaces_that_break_the_rules(place: Place, namespace: str) -> None:
         lambda: shm.create("n", 4096, namespace=namespace, dir=place.dir),
         lambda: shm.attach("n", namespace=namespace, dir=place.dir),
         lambda: shm.list_segments(namespace=namespace, dir=place.dir),
+        lambda: shm.cleanup(namespace=namespace, dir=place.dir),
     ):
         with pytest.raises(shm.InvalidNameError):
             call()

@@ -202,6 +202,41 @@ def test_listing_and_inspecting(place: Place) -> None:
         assert sealed.state == "sealed"
 
 
+def test_cleaning_up(place: Place) -> None:
+    def items(found: list[shm.CleanupItem]) -> dict[str, str]:
+        return {item.name: item.reason for item in found}
+
+    # A process that ends without a word leaves its segments.
+    place.run(
+        """
+        import os
+        import snakepit_shm as shm
+        a, b = shm.create("left", 4096, module="hal"), shm.create("left_data", 4096)
+        a.write(b"x")
+        os._exit(0)
+        """
+    )
+    with place.create("used"), place.attach("used"):
+        waits = shm.cleanup(**place.where)
+        assert waits.removed == []
+        assert set(items(waits.kept)) == {"left", "left_data", "used"}
+        would = shm.cleanup(grace=0, module="hal", dry_run=True, **place.where)
+        assert items(would.removed) == {"left": "its writer died"}
+        assert shm.cleanup(grace=0, min_age=3600, **place.where).removed == []
+        did = shm.cleanup(grace=0, pattern="left", **place.where)
+        assert items(did.removed) == {"left": "its writer died"}
+        assert did.removed[0].nbytes > 4096
+        assert items(did.kept)["left_data"] == "not asked for"
+        broken = place.dir / f"{place.namespace}_broken.meta"
+        broken.write_text("{")
+        last = shm.cleanup(grace=0, corrupted=True, **place.where)
+        assert set(items(last.removed)) == {"left_data", "broken"}
+        assert set(items(last.corrupted)) == {"broken"}
+        assert [i.name for i in shm.list_segments(**place.where)] == ["used"]
+    with pytest.raises(ValueError, match="seconds"):
+        shm.cleanup(grace=-1, **place.where)
+
+
 def test_removing_by_name(place: Place) -> None:
     with place.create() as writer, place.attach() as reader:
         writer.write(b"x")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -35,6 +36,8 @@ def main() -> int:
     results = CHAOS / "results"
     results.mkdir(exist_ok=True)
     print(f"seed {options.seed}, {options.seconds:.0f} s; log and plot in {results}", flush=True)
+    # Told to end, it ends its processes and removes what they left, as after a ^C.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     arena = Arena(options.own_mounts)
     if not arena.mounted:
         print("no mount of our own: the file system is not going to be filled", flush=True)

@@ -10,7 +10,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,7 +43,7 @@ def answered(child: Child, *answers: str) -> bool:
     return any(a in answers for a in given) if answers else any(a in _NAMED for a in given)
 
 
-def users_of(run: Run, name: str, readers: int) -> Iterator[list[Child]]:
+def users_of(run: Run, name: str, languages: Sequence[str]) -> Iterator[list[Child]]:
     """Starts a writer and readers of a segment, waits until all of them use it."""
     yield from until(lambda: not run.arena.filler.exists(), "the file system stays full")
     place = [run.namespace, str(run.arena.dir)]
@@ -51,14 +51,12 @@ def users_of(run: Run, name: str, readers: int) -> Iterator[list[Child]]:
     writer = run.start("victim", "rust", [*args, "write"], json=True, killable=False)
     yield from until(lambda: answered(writer, "ok") or not writer.alive, f"{name} has no writer")
     users = [writer]
-    for index in range(readers):
-        if index % 2 == 0:
-            reader = run.start("victim", "rust", [*args, "read"], json=True, killable=False)
+    for language in languages:
+        if language == "rust":
+            start = [*args, "read"]
         else:
-            reader = run.start(
-                "victim", "python", ["chaos.victim", *place, name], json=True, killable=False
-            )
-        users.append(reader)
+            start = [{"python": "chaos.victim", "elixir": "victim"}[language], *place, name]
+        users.append(run.start("victim", language, start, json=True, killable=False))
     yield from until(
         lambda: all(answered(u, "ok") or not u.alive for u in users), f"{name} is not read"
     )
@@ -84,7 +82,7 @@ def files_of(run: Run, name: str) -> list[Path]:
 def damage(run: Run, rng: random.Random, number: int, kind: str) -> Iterator[None]:
     """Cuts or scribbles on a segment in use."""
     name = f"victim-{number}"
-    yield from users_of(run, name, 2)
+    yield from users_of(run, name, list(run.crew))
     users = run.last_users
     found = files_of(run, name)
     if len(found) != 1:
@@ -136,7 +134,7 @@ def clean_up(run: Run, what: str) -> Iterator[None]:
 def lose_meta(run: Run, number: int) -> Iterator[None]:
     """Deletes the .meta of a segment in use: the reaper finds it again."""
     name = f"lost-{number}"
-    yield from users_of(run, name, 1)
+    yield from users_of(run, name, ["rust"])
     users = run.last_users
     meta = run.arena.dir / f"{run.namespace}_{name}.meta"
     meta.unlink()

@@ -110,7 +110,7 @@ class Fleet:
             return [str(self.peer)]
         if language == "python":
             return [sys.executable, "-m"]
-        return ["elixir", "-pa", str(self.elixir_ebin), str(CHAOS / "elixir" / "peer.exs")]
+        return ["elixir", "-pa", str(self.elixir_ebin)]
 
     def start(
         self, role: str, language: str, args: list[str], *, json: bool, killable: bool = True
@@ -120,6 +120,8 @@ class Fleet:
         self.next_uid += 1
         self.spawned += 1
         filled = [a.replace("{uid}", str(uid)) for a in args]
+        if language == "elixir":
+            filled[0] = str(CHAOS / "elixir" / f"{filled[0]}.exs")
         environment = {**os.environ, "PYTHONPATH": str(CHAOS), "ERL_CRASH_DUMP_SECONDS": "0"}
         process = subprocess.Popen(
             [*self.command(language), *filled],

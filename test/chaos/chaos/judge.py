@@ -45,6 +45,7 @@ class Judge:
         self.late: list[list[Any]] = [[], []]
         self.delays: list[tuple[int, int]] = []
         self.strays: dict[str, int] = {}
+        self.unnamed: dict[str, dict[tuple[int, int], int]] = {}
         self.slowest_count = 0
         self.slowest_removal = 0
 
@@ -230,7 +231,7 @@ class Judge:
     def check_counts(self, seg: int, seen: dict[str, Any]) -> None:
         """Exactly the readers that there are."""
         t0, t1, tag = seen["t0"], seen["t1"], seen["tag"]
-        found = Counter(pid for pid in seen["readers"] if pid is not None)
+        found = Counter(seen["readers"])
         readers = [u for u in self.ledger.of(seg, tag) if not u.writes]
         for use in readers:
             if use.tag == tag and use.sure(t0, t1):
@@ -239,8 +240,18 @@ class Judge:
         for pid, count in found.items():
             held = self.may_be_counted(pid, count, readers, t0, t1)
             self.verdict.check("counted", held, f"{seen} counts {pid} {count} times")
-        unnamed = sum(pid is None for pid in seen["readers"])
-        self.verdict.check("counted", unnamed == 0, f"{seen} counts unknown ones")
+        self.check_unnamed(seen)
+
+    def check_unnamed(self, seen: dict[str, Any]) -> None:
+        """Of the dead, whose place among the participants another has taken: no longer than 1 s."""
+        t0, t1, tag = seen["t0"], seen["t1"], seen["tag"]
+        before = self.unnamed.pop(seen["name"], {})
+        now = {(tag, entry): before.get((tag, entry), t1) for entry in seen["unnamed"]}
+        self.unnamed[seen["name"]] = now
+        for since in now.values():
+            after = t0 - since - self.allowance(since, t0)
+            held = after <= SECOND
+            self.verdict.check("counted", held, f"{seen} counts the dead for {after / 1e9:.2f} s")
 
     def may_be_counted(self, pid: int, count: int, readers: list[Use], t0: int, t1: int) -> bool:
         """Whether a process attached, or died less than 1 s before."""

@@ -277,10 +277,13 @@ class Peer:
             self.put(Kind.WAITED, **about, version=found)
 
     def look(self) -> None:
-        """Lists."""
+        """Lists, or cleans up."""
         about = self.about(0)
         try:
-            shm.list_segments(**self.place)
+            if self.rng.random() < 0.5:
+                shm.list_segments(**self.place)
+            else:
+                shm.cleanup(**self.place)
         except shm.ShmError as error:
             self.error(Step.LOOK, error, **about)
 

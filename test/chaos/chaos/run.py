@@ -80,7 +80,7 @@ class Run:
         """Starts a peer with a seed of its own."""
         seed = str(self.rng.getrandbits(62))
         args = [self.namespace, str(self.arena.dir), "{uid}", seed, str(self.pause_us)]
-        first = {"rust": ["peer"], "python": ["chaos.peer"], "elixir": []}[language]
+        first = {"rust": ["peer"], "python": ["chaos.peer"], "elixir": ["peer"]}[language]
         role = "peer" if killable else "long-lived"
         self.start(role, language, first + args, json=False, killable=killable)
 

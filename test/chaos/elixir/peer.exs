@@ -368,7 +368,8 @@ defmodule Chaos.Peer do
 
   defp look(state) do
     begun = about(0, 0)
-    with {:error, error} <- SHM.list_regions(), do: Record.error(state, :look, error, begun)
+    answer = if :rand.uniform(2) == 1, do: SHM.list_regions(), else: SHM.cleanup_regions()
+    with {:error, error} <- answer, do: Record.error(state, :look, error, begun)
     state
   end
 end

@@ -20,6 +20,7 @@ from ._api import (
     MIN_CAPACITY,
     attach,
     attach_writer,
+    cleanup,
     create,
     inspect,
     list_segments,
@@ -55,12 +56,14 @@ from ._errors import (
 )
 from ._native import Loan, Reader, Writer, __version__, round_up_capacity
 from ._share import release, resolve, share
-from ._types import SegmentInfo, ValueInfo
+from ._types import CleanupItem, CleanupReport, SegmentInfo, ValueInfo
 
 __all__ = [
     "MAX_CAPACITY",
     "MIN_CAPACITY",
     "AlreadyExistsError",
+    "CleanupItem",
+    "CleanupReport",
     "ClosedError",
     "CorruptedError",
     "DeadlineViolationError",
@@ -94,6 +97,7 @@ __all__ = [
     "__version__",
     "attach",
     "attach_writer",
+    "cleanup",
     "create",
     "inspect",
     "list_segments",

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 from . import _native
 from ._errors import InvalidSizeError, ShmError
 from ._native import Reader, Writer
-from ._types import SegmentInfo
+from ._types import CleanupItem, CleanupReport, SegmentInfo
 
 _Open = TypeVar("_Open", Reader, Writer)
 
@@ -180,6 +180,49 @@ def inspect(
     """The header of a segment, for people and monitoring."""
     report: dict[str, Any] = json.loads(_native.inspect(name, {"namespace": namespace, "dir": dir}))
     return report
+
+
+def cleanup(
+    *,
+    grace: float | None = None,
+    min_age: float | None = None,
+    module: str | None = None,
+    pattern: str | None = None,
+    dry_run: bool = False,
+    corrupted: bool = False,
+    namespace: str | None = None,
+    dir: StrPath | None = None,
+) -> CleanupReport:
+    """Remove what nobody uses. A segment that a living process uses is never touched.
+
+    Args:
+        grace: Seconds that a crashed writer's segment waits for another to take over; 10 unless
+            given.
+        min_age: Only segments that were created at least that many seconds ago.
+        module: Only segments of this module.
+        pattern: Only segments whose whole name matches: ``*`` any characters, ``?`` one.
+        dry_run: Only look; `CleanupReport.removed` says what would be.
+        corrupted: Also remove what nobody can attach to, whatever the filters say of it.
+        namespace: As in `create`.
+        dir: As in `create`.
+    """
+    removed, kept, broken, recovered, cleared = _native.cleanup(
+        namespace=namespace,
+        directory=dir,
+        grace=grace,
+        min_age=min_age,
+        module=module,
+        pattern=pattern,
+        dry_run=dry_run,
+        corrupted=corrupted,
+    )
+    return CleanupReport(
+        removed=[CleanupItem(*item) for item in removed],
+        kept=[CleanupItem(*item) for item in kept],
+        corrupted=[CleanupItem(*item) for item in broken],
+        recovered=recovered,
+        cleared_readers=cleared,
+    )
 
 
 def remove(name: str, *, namespace: str | None = None, dir: StrPath | None = None) -> None:

@@ -24,6 +24,7 @@ __all__ = [
     "after_fork_in_child",
     "attach",
     "attach_writer",
+    "cleanup",
     "close_at_exit",
     "create",
     "error_codes",
@@ -38,6 +39,7 @@ __all__ = [
 _Format = Literal["raw", "numpy", "arrow_ipc"]
 _Shape = int | Sequence[int]
 _StrPath = str | PathLike[str]
+_Item = tuple[str, str, int]
 
 @final
 class Reader:
@@ -301,6 +303,17 @@ def remove(name: str, given: Mapping[str, Any]) -> None: ...
 def list_segments(
     namespace: str | None = None, directory: _StrPath | None = None
 ) -> list[dict[str, Any]]: ...
+def cleanup(
+    *,
+    namespace: str | None,
+    directory: _StrPath | None,
+    grace: float | None,
+    min_age: float | None,
+    module: str | None,
+    pattern: str | None,
+    dry_run: bool,
+    corrupted: bool,
+) -> tuple[list[_Item], list[_Item], list[_Item], list[str], int]: ...
 def open_handle(json: str, directory: _StrPath | None = None) -> View: ...
 def remove_handle(json: str, directory: _StrPath | None = None) -> None: ...
 def round_up_capacity(nbytes: int) -> int:

@@ -46,3 +46,29 @@ class SegmentInfo:
     reader_count: int
     created_at: datetime
     last_accessed: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class CleanupItem:
+    """A segment in a `CleanupReport`."""
+
+    name: str
+    reason: str
+    """Why it was removed or left."""
+    nbytes: int
+    """Length of its file; 0 when it cannot be told."""
+
+
+@dataclass(frozen=True, slots=True)
+class CleanupReport:
+    """What `cleanup` did."""
+
+    removed: list[CleanupItem]
+    """With ``dry_run``: what would have been."""
+    kept: list[CleanupItem]
+    corrupted: list[CleanupItem]
+    """Segments that nobody can attach to."""
+    recovered: list[str]
+    """Segments whose lost metadata was found again."""
+    cleared_readers: int
+    """Entries of dead readers that were cleared."""

@@ -83,7 +83,9 @@ fn inspect(place: &Place, name: &str) -> Value {
             "writer": report.writer.as_ref().map(|w| w.pid),
             "writer_alive": report.writer_alive,
             "waiters": report.waiters,
-            "readers": report.readers.iter().map(|r| r.process.as_ref().map(|p| p.pid)).collect::<Vec<_>>(),
+            "readers": report.readers.iter().filter_map(|r| Some(r.process.as_ref()?.pid)).collect::<Vec<_>>(),
+            // Entries whose process is not to be named any more: it has died.
+            "unnamed": report.readers.iter().filter(|r| r.process.is_none()).map(|r| r.entry).collect::<Vec<_>>(),
         }),
         Err(error) => json!({
             "name": name, "t0": t0, "t1": now(), "error": error.code(), "message": error.to_string(),

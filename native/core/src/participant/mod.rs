@@ -7,30 +7,24 @@
 //!
 //! One more byte serialises creation, takeover and removal in the namespace.
 
+mod lock;
+mod table;
+
+use self::lock::{ByteLock, LOCK_PATIENCE, LOCKS_AT};
+use self::table::{ENTRIES_AT, ENTRY, Entry, open_or_create, pack_key, take_entry, unpack_key};
 use crate::error::{Resource, Result, ShmError};
 use crate::name::Place;
 use crate::platform::{self, fork};
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::time::{Duration, Instant};
 
-/// `SNKPARTS`, little-endian.
-const MAGIC: u64 = u64::from_le_bytes(*b"SNKPARTS");
-const VERSION: u32 = 1;
-/// Processes that a namespace has room for.
-pub(crate) const CAPACITY: u32 = 16_384;
-const ENTRIES_AT: u64 = 4096;
-const ENTRY: u64 = 64;
-/// Entries in the part of the file that is reserved at creation.
-const RESERVED: u32 = 64;
-/// Lock bytes lie beyond the end of the file.
-const LOCKS_AT: u64 = 1 << 32;
-const NAMESPACE_LOCK: u64 = LOCKS_AT - 1;
-/// The namespace lock is held for microseconds; whoever waits longer than this gets an error.
-const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) use self::lock::NamespaceLock;
+pub(crate) use self::table::CAPACITY;
+pub use self::table::ProcessInfo;
+
 /// Whoever leaves waits no longer than this for it: then the file stays for the next.
 const LEAVING_PATIENCE: Duration = Duration::from_millis(250);
 
@@ -87,76 +81,6 @@ fn random_generation() -> Result<u32> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Packs an entry's index and generation; never 0.
-fn pack_key(index: u32, generation: u32) -> u64 {
-    u64::from(generation) << 32 | u64::from(index + 1)
-}
-
-/// Splits a key; `None` for 0 and for garbage.
-fn unpack_key(key: u64) -> Option<(u32, u32)> {
-    let index = (key as u32).checked_sub(1)?;
-    (index < CAPACITY).then_some((index, (key >> 32) as u32))
-}
-
-/// What the table says about a participant, for people.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
-pub struct ProcessInfo {
-    /// Process id in its own pid namespace.
-    pub pid: u32,
-    /// Start time in clock ticks since boot (proc(5)).
-    pub start_time: u64,
-    /// Command name.
-    pub name: String,
-}
-
-struct Entry {
-    /// Whether its checksum is right: otherwise it tells nothing, and the lock alone decides.
-    intact: bool,
-    generation: u32,
-    info: ProcessInfo,
-}
-
-impl Entry {
-    fn read(fd: BorrowedFd<'_>, index: u32) -> io::Result<Self> {
-        // Beyond the end of the file: an entry never used, all zeros.
-        let mut bytes = [0u8; ENTRY as usize];
-        platform::read_at(fd, &mut bytes, ENTRIES_AT + u64::from(index) * ENTRY)?;
-        Ok(Self::parse(&bytes))
-    }
-
-    fn parse(bytes: &[u8; ENTRY as usize]) -> Self {
-        let word = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
-        let intact = word(56) == crc32c::crc32c(&bytes[..56]);
-        let name: Vec<u8> = bytes[16..56]
-            .iter()
-            .copied()
-            .take_while(|b| *b != 0)
-            .collect();
-        Self {
-            intact,
-            generation: word(0),
-            info: ProcessInfo {
-                pid: word(4),
-                start_time: u64::from_le_bytes(std::array::from_fn(|i| bytes[8 + i])),
-                name: String::from_utf8_lossy(&name).into_owned(),
-            },
-        }
-    }
-
-    fn write(&self, fd: BorrowedFd<'_>, index: u32) -> io::Result<()> {
-        let mut bytes = [0u8; ENTRY as usize];
-        bytes[..4].copy_from_slice(&self.generation.to_le_bytes());
-        bytes[4..8].copy_from_slice(&self.info.pid.to_le_bytes());
-        bytes[8..16].copy_from_slice(&self.info.start_time.to_le_bytes());
-        let name = self.info.name.as_bytes();
-        let n = name.len().min(40);
-        bytes[16..16 + n].copy_from_slice(&name[..n]);
-        let sum = crc32c::crc32c(&bytes[..56]);
-        bytes[56..60].copy_from_slice(&sum.to_le_bytes());
-        platform::write_at(fd, &bytes, ENTRIES_AT + u64::from(index) * ENTRY)
-    }
 }
 
 impl Participant {
@@ -361,101 +285,6 @@ impl Drop for Participant {
     }
 }
 
-/// The namespace is ours until this is dropped: against other processes by the byte, against other
-/// threads of this one by the mutex.
-pub(crate) struct NamespaceLock<'a> {
-    _byte: ByteLock<'a>,
-    _threads: MutexGuard<'a, ()>,
-}
-
-/// The namespace's lock byte, of one open file description.
-struct ByteLock<'a>(BorrowedFd<'a>);
-
-impl<'a> ByteLock<'a> {
-    fn take(fd: BorrowedFd<'a>, place: &Place, patience: Duration) -> Result<Self> {
-        let started = Instant::now();
-        let mut pause = Duration::from_micros(1);
-        loop {
-            let taken = platform::try_lock_byte(fd, NAMESPACE_LOCK)
-                .map_err(|e| ShmError::from_io(&place.namespace, "lock", e))?;
-            if taken {
-                return Ok(Self(fd));
-            }
-            // Only a stopped holder keeps it longer than microseconds. Waiting in the kernel could
-            // not be bounded.
-            if started.elapsed() > patience {
-                return Err(ShmError::Timeout {
-                    name: place.namespace.clone(),
-                    after: started.elapsed(),
-                });
-            }
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_micros(500));
-        }
-    }
-}
-
-impl Drop for ByteLock<'_> {
-    fn drop(&mut self) {
-        let _ = platform::unlock_byte(self.0, NAMESPACE_LOCK);
-    }
-}
-
-fn open_or_create(place: &Place) -> Result<fork::ForkFd> {
-    let path = place.participants_path();
-    let failed = |e| ShmError::from_io(&place.namespace, "open participants of", e);
-    let file = loop {
-        match fork::ForkFd::open(|| platform::open_existing(&path, true).map(Into::into)) {
-            Ok(file) => break file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => match create(place) {
-                Ok(()) => {}
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(e) => return Err(failed(e)),
-            },
-            Err(e) => return Err(failed(e)),
-        }
-    };
-    let mut head = [0u8; 16];
-    if let Some(fd) = file.get() {
-        platform::read_at(fd, &mut head, 0).map_err(failed)?;
-    }
-    let magic = u64::from_le_bytes(std::array::from_fn(|i| head[i]));
-    let version = u32::from_le_bytes(std::array::from_fn(|i| head[8 + i]));
-    if magic != MAGIC || version != VERSION {
-        return Err(ShmError::Corrupted {
-            name: path.display().to_string(),
-            reason: "it is no participants file; remove it when no process of the namespace lives"
-                .into(),
-        });
-    }
-    Ok(file)
-}
-
-fn create(place: &Place) -> io::Result<()> {
-    let unnamed = platform::Unnamed::create(&place.dir, 0o600)?;
-    let mut head = [0u8; 16];
-    head[..8].copy_from_slice(&MAGIC.to_le_bytes());
-    head[8..12].copy_from_slice(&VERSION.to_le_bytes());
-    head[12..].copy_from_slice(&CAPACITY.to_le_bytes());
-    let reserved = ENTRIES_AT as usize + RESERVED as usize * ENTRY as usize;
-    platform::reserve(&unnamed.file, 0, reserved)?;
-    platform::write_at(unnamed.file.as_fd(), &head, 0)?;
-    unnamed.link(&place.participants_path())
-}
-
-/// Locks an entry: one of the reserved ones, or else from a place that depends on the pid, so that
-/// thousands do not all try the same.
-fn take_entry(fd: BorrowedFd<'_>) -> io::Result<Option<u32>> {
-    let spread = std::process::id().wrapping_mul(2_654_435_761) % CAPACITY;
-    let order = (0..RESERVED).chain((0..CAPACITY).map(|i| (spread + i) % CAPACITY));
-    for index in order {
-        if platform::try_lock_byte(fd, LOCKS_AT + u64::from(index))? {
-            return Ok(Some(index));
-        }
-    }
-    Ok(None)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -489,6 +318,25 @@ mod tests {
         std::fs::write(place.participants_path(), b"notes of somebody").unwrap();
         assert_eq!(join(&place).unwrap_err().code(), "corrupted");
         assert!(place.participants_path().exists());
+    }
+
+    #[test]
+    fn an_intact_entry_or_a_held_lock_says_whose_file_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place::new(dir.path(), "t").unwrap();
+        let path = place.participants_path();
+        let member = join(&place).unwrap();
+        let kept = std::fs::read(&path).unwrap();
+        drop(member);
+        // Nobody holds a lock; then nothing of it is left but its name.
+        for content in [[&[0xA5; 16], &kept[16..]].concat(), Vec::new()] {
+            std::fs::write(&path, content).unwrap();
+            drop(join(&place).unwrap());
+            assert!(!path.exists());
+        }
+        // Of another version: a newer program's.
+        std::fs::write(&path, [&kept[..8], &[9, 0, 0, 0], &kept[12..]].concat()).unwrap();
+        assert_eq!(join(&place).unwrap_err().code(), "corrupted");
     }
 
     #[test]
