@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from chaos import value
+from chaos.clock import Clock
 from chaos.judge import Judge
 from chaos.ledger import SECOND
 from chaos.meters import Meters, Series
@@ -199,6 +200,20 @@ class Judging(unittest.TestCase):
         flat = {name: flat for name, flat, _ in meters.growth()}
         self.assertFalse(flat["leaky resident memory (KiB)"])
         self.assertTrue(flat["leaky descriptors"])
+
+
+class Time(unittest.TestCase):
+    """What the machine took does not count."""
+
+    def test_a_machine_that_stood_still(self) -> None:
+        clock = Clock()
+        self.assertIsNone(clock.tick())
+        before = clock.now()
+        clock.ticked -= 41
+        span = clock.tick()
+        assert span is not None
+        self.assertAlmostEqual((span[1] - span[0]) / 1e9, 41, delta=1)
+        self.assertAlmostEqual(clock.now(), before - 41, delta=1)
 
 
 class Values(unittest.TestCase):

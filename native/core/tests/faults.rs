@@ -24,6 +24,7 @@ fn peer_process() {
         ("endless-writer", endless_writer),
         ("reader", reader),
         ("sleeper", sleeper),
+        ("waiter", waiter),
         ("crowd", crowd),
         ("brim", brim),
         ("lazy", lazy),
@@ -236,6 +237,40 @@ fn a_crowd_of_readers_attaches_idles_and_dies() {
     peers.into_iter().for_each(Peer::kill);
     println!(
         "{killed} killed, count right {took:?} after the last; P99 of a write: alone {alone} ns, with them {crowded} ns"
+    );
+    drop(reaper);
+    mine.close().unwrap();
+}
+
+fn waiter(dir: &Path) {
+    let reader = options(dir, "x").attach_reader().unwrap();
+    let mut seen = reader.version();
+    say("ready");
+    while let Ok(version) = reader.wait_changed(seen, None) {
+        seen = version;
+    }
+}
+
+#[test]
+fn a_crowd_of_readers_that_wait_hears_of_every_pause_and_dies() {
+    let shm = Shm::new();
+    let mut mine = shm.options("x").max_readers(4096).create().unwrap();
+    let alone = p99_of_writes(&mut mine);
+    let reaper = reaper(&shm, SECOND);
+    let count = full(60, 1000) as u32;
+    let mut peers: Vec<_> = (0..count)
+        .map(|_| Peer::start(ENTRY, "waiter", &shm))
+        .collect();
+    peers.iter_mut().for_each(|peer| drop(peer.expect("ready")));
+    let waiters = || shm.options("x").inspect().unwrap().waiters;
+    eventually("they sleep", || waiters() == count);
+    let crowded = p99_of_writes(&mut mine);
+    let killed = peers.iter_mut().map(|peer| peer.signal("KILL")).count();
+    let took = within_a_second("count right", || mine.reader_count() == 0);
+    eventually("waits taken back", || waiters() == 0);
+    peers.into_iter().for_each(Peer::kill);
+    println!(
+        "{killed} killed, count right {took:?} after the last; P99 of a write: alone {alone} ns, with them waiting {crowded} ns"
     );
     drop(reaper);
     mine.close().unwrap();

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .clock import CLOCK
 from .fleet import Child
 
 if TYPE_CHECKING:
@@ -30,9 +31,9 @@ class Impatient(Exception):
 
 def until(condition: Callable[[], bool], what: str, patience: float = PATIENCE) -> Iterator[None]:
     """Yields until a condition holds."""
-    deadline = time.monotonic() + patience
+    deadline = CLOCK.now() + patience
     while not condition():
-        if time.monotonic() > deadline:
+        if CLOCK.now() > deadline:
             raise Impatient(what)
         yield
 
@@ -116,9 +117,9 @@ def damage(run: Run, rng: random.Random, number: int, kind: str) -> Iterator[Non
         damaged = [x for x in user.lines if x.get("answer") == "damaged value"]
         run.verdict.check("damaged", not damaged, f"{kind}: {user.language} read a damaged value")
     # It may look like a crashed writer's now, and then has its grace.
-    deadline = time.monotonic() + PATIENCE
+    deadline = CLOCK.now() + PATIENCE
     while files_of(run, name):
-        if time.monotonic() > deadline:
+        if CLOCK.now() > deadline:
             raise Impatient(f"{kind}: {name} is not removed")
         yield from clean_up(run, kind)
 

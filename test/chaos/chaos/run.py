@@ -11,6 +11,7 @@ from typing import Any
 
 from . import episodes
 from .arena import Arena
+from .clock import CLOCK
 from .fleet import Child, Fleet
 from .judge import Judge
 from .meters import Meters
@@ -46,7 +47,7 @@ class Run:
         self.judge = Judge(self.verdict, GRACE_MS, arena.foreign)
         self.meters = Meters()
         self.pause_us = pause_us
-        self.began = time.monotonic()
+        self.began = CLOCK.now()
         self.log = (results / f"chaos-{seed}.actions.log").open("w")
         self.episodes: list[tuple[str, Iterator[None]]] = []
         self.last_users: list[Child] = []
@@ -61,7 +62,7 @@ class Run:
     @property
     def elapsed(self) -> float:
         """Seconds since the beginning."""
-        return time.monotonic() - self.began
+        return CLOCK.now() - self.began
 
     def act(self, what: str, *, count: str | None = None) -> None:
         """Logs an action."""
@@ -105,6 +106,12 @@ class Run:
     def tick(self) -> None:
         """Listens, judges, measures."""
         time.sleep(BATCH)  # what has come meanwhile is judged together, which is cheaper
+        frozen = CLOCK.tick()
+        if frozen is not None:
+            self.act(f"nobody ran: for {(frozen[1] - frozen[0]) / 1e9:.1f} s")
+            self.judge.delayed(*frozen)
+            for child in self.fleet.children:
+                child.heard = max(child.heard, frozen[1])
         read_at = time.monotonic_ns()
         # Who has ended is reaped first, so that its last words are in the pipe when it is drained.
         ended = self.fleet.reap()
@@ -122,7 +129,7 @@ class Run:
             self.fleet.close(child)
             self.judge_end(child)
         self.judge.round()
-        now = time.monotonic()
+        now = CLOCK.now()
         for timer in [t for t in self.timers if t[0] <= now]:
             self.timers.remove(timer)
             timer[1]()
@@ -182,20 +189,20 @@ class Run:
 
     def act_for(self, seconds: float) -> None:
         """The killer's work: draws and does one action after another."""
-        until = time.monotonic() + seconds
+        until = CLOCK.now() + seconds
         opening = list(OPENING)
-        due = time.monotonic() + 2.5  # so that there is something to disturb
-        while time.monotonic() < until:
+        due = CLOCK.now() + 2.5  # so that there is something to disturb
+        while CLOCK.now() < until:
             self.tick()
             self.man()
-            if time.monotonic() < due:
+            if CLOCK.now() < due:
                 continue
             if opening:
                 action = opening.pop(0)
             else:
                 action = self.rng.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
             self.do(action)
-            due = time.monotonic() + self.rng.uniform(0.15, 1.0)
+            due = CLOCK.now() + self.rng.uniform(0.15, 1.0)
 
     # --- actions ---
 
@@ -220,7 +227,7 @@ class Run:
         elif action == "fill" and not self.arena.filler.exists() and not self.episodes:
             if self.arena.fill():
                 self.act(f"filled the file system: for {length:.2f} s")
-                self.timers.append((time.monotonic() + length, self.arena.free))
+                self.timers.append((CLOCK.now() + length, self.arena.free))
         elif action in ("cut", "scribble") and not busy & {"cut", "scribble"}:
             self.number += 1
             kinds = episodes.DAMAGES[:2] if action == "cut" else episodes.DAMAGES[2:]
@@ -248,7 +255,7 @@ class Run:
                 child.stopped = False
                 child.heard = time.monotonic_ns()
 
-            self.timers.append((time.monotonic() + length, go_on))
+            self.timers.append((CLOCK.now() + length, go_on))
             return
         number = signal.SIGKILL if action == "kill" else signal.SIGTERM
         self.act(f"{number.name} {child.language}: {name}")
@@ -258,9 +265,9 @@ class Run:
 
     def wait_for(self, condition: Any, seconds: float) -> bool:
         """Ticks until a condition holds, within a bound."""
-        until = time.monotonic() + seconds
+        until = CLOCK.now() + seconds
         while not condition():
-            if time.monotonic() > until:
+            if CLOCK.now() > until:
                 return False
             self.tick()
         return True
