@@ -48,16 +48,66 @@ pub(crate) fn commit(words: &impl Words, slot: usize, version: u64) {
         .store(pack(version, slot), Ordering::Release);
 }
 
-/// After a commit: whether somebody must be woken (then the futex word has changed).
+/// After a commit: how many sleep and must be woken by the caller, after it has changed the futex word.
+/// With a `handoff` whose thread is at it, nobody: the thread sees to it.
 #[inline]
-pub(crate) fn must_wake(words: &impl Words) -> bool {
-    // Pairs with the fence of `announce_wait`: we see the waiter, or it sees our `publish`.
-    fence(Ordering::SeqCst);
-    if words.waiters().load(Ordering::Relaxed) == 0 {
-        return false;
+pub(crate) fn sleepers(words: &impl Words, handoff: Option<&Handoff>) -> u32 {
+    if let Some(handoff) = handoff {
+        // Release pairs with the Acquire of `Handoff::take`: the thread sees our `publish`.
+        handoff.dirty.store(1, Ordering::Release);
     }
-    bump_notify(words);
-    true
+    // Pairs with the fence of `announce_wait`: we see the waiter, or it sees our `publish`. And with
+    // that of `Handoff::disarm`: we see that the thread has stopped, or it sees `dirty`.
+    fence(Ordering::SeqCst);
+    if handoff.is_some_and(Handoff::armed) {
+        return 0;
+    }
+    words.waiters().load(Ordering::Relaxed)
+}
+
+/// Between a writer and a thread of its process that wakes sleepers for it.
+#[derive(Debug)]
+pub(crate) struct Handoff {
+    /// Something was published since the thread took it over last.
+    dirty: AtomicU32,
+    /// The thread is at it: it looks at `dirty` before long.
+    armed: AtomicU32,
+}
+
+impl Handoff {
+    pub(crate) fn new() -> Self {
+        Self {
+            dirty: AtomicU32::new(0),
+            armed: AtomicU32::new(0),
+        }
+    }
+
+    /// Whether the thread is at it.
+    #[inline]
+    pub(crate) fn armed(&self) -> bool {
+        self.armed.load(Ordering::Relaxed) != 0
+    }
+
+    /// By the writer, when `sleepers` has found some; the thread must be woken afterwards, which
+    /// orders this store before its look.
+    pub(crate) fn arm(&self) {
+        self.dirty.store(1, Ordering::Release);
+        self.armed.store(1, Ordering::Relaxed);
+    }
+
+    /// By the thread: whether something was published; if so, it must look for sleepers now.
+    pub(crate) fn take(&self) -> bool {
+        // Looked at first, for most rounds find nothing, and the line is the writer's.
+        self.dirty.load(Ordering::Relaxed) != 0 && self.dirty.swap(0, Ordering::Acquire) != 0
+    }
+
+    /// By the thread: from now on the writer looks for sleepers itself. Must be followed by a last
+    /// [`Self::take`], for a write may have seen it armed until now.
+    pub(crate) fn disarm(&self) {
+        self.armed.store(0, Ordering::Relaxed);
+        // Pairs with the fence of `sleepers`.
+        fence(Ordering::SeqCst);
+    }
 }
 
 /// Changes the futex word, so that no waiter falls asleep on what it was.
@@ -159,7 +209,7 @@ pub(crate) fn read<T>(
 /// a version other than `since` already. [`retract_wait`] must follow in both cases.
 pub(crate) fn announce_wait(words: &impl Words, since: u64) -> Option<u32> {
     words.waiters().fetch_add(1, Ordering::Relaxed);
-    // Pairs with the fence of `must_wake`.
+    // Pairs with the fence of `sleepers`.
     fence(Ordering::SeqCst);
     // The futex word first: had it been read after `publish`, a change between the two would be
     // slept through.

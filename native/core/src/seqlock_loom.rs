@@ -141,6 +141,62 @@ fn loom_published_means_readable() {
     });
 }
 
+/// Nor when a thread wakes for the writer, which may just be about to stop: whoever published is heard
+/// by it, or sees that it has stopped.
+#[test]
+fn loom_no_wake_up_is_lost_between_writer_and_herald() {
+    // Three threads: all interleavings take minutes; with four preemptions, a second.
+    let mut bounded = loom::model::Builder::new();
+    bounded.preemption_bound = Some(4);
+    bounded.check(|| {
+        let model = Model::new(2);
+        let handoff = Arc::new(Handoff::new());
+        handoff.arm();
+        assert!(handoff.take());
+        let call = |model: &Model| {
+            if sleepers(model, None) > 0 {
+                bump_notify(model);
+                model.futex_wake();
+            }
+        };
+        let writer = {
+            let (model, handoff) = (model.clone(), handoff.clone());
+            thread::spawn(move || {
+                model.write(2);
+                if sleepers(&*model, Some(&handoff)) > 0 {
+                    bump_notify(&*model);
+                    model.futex_wake();
+                }
+            })
+        };
+        let herald = {
+            let (model, handoff) = (model.clone(), handoff.clone());
+            thread::spawn(move || {
+                if handoff.take() {
+                    call(&model);
+                }
+                handoff.disarm();
+                if handoff.take() {
+                    call(&model);
+                }
+            })
+        };
+        loop {
+            let word = announce_wait(&*model, 0);
+            if let Some(word) = word {
+                model.futex_wait(word);
+            }
+            retract_wait(&*model);
+            if latest(&*model).0 != 0 {
+                break;
+            }
+        }
+        writer.join().unwrap();
+        herald.join().unwrap();
+        assert_eq!(latest(&*model).0, 2);
+    });
+}
+
 /// No wake-up is lost: the waiter sees the write or is woken by it. A lost one would deadlock the
 /// model, which loom reports.
 #[test]
@@ -151,7 +207,8 @@ fn loom_no_wake_up_is_lost() {
             let model = model.clone();
             thread::spawn(move || {
                 model.write(2);
-                if must_wake(&*model) {
+                if sleepers(&*model, None) > 0 {
+                    bump_notify(&*model);
                     model.futex_wake();
                 }
             })

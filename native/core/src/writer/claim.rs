@@ -192,6 +192,9 @@ impl SegmentWriter {
         if !std::mem::take(&mut self.holds_claim) || self.in_child() {
             return false;
         }
+        if let Some(crowd) = self.crowd.take() {
+            crowd.leave();
+        }
         let mapping = &self.segment.mapping;
         // Released: the grace for the next writer begins. Closed: there is none.
         let since = if close {

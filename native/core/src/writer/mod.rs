@@ -1,6 +1,7 @@
 //! The one writer of a segment: whole writes, patches, seal, hand-over (FR-001, FR-003).
 
 mod claim;
+mod crowd;
 mod publish;
 
 pub(crate) use claim::torn_by_death;
@@ -48,6 +49,8 @@ pub struct SegmentWriter {
     /// Noted here, so that a whole write touches no list; `lacks` is filled by the next patch.
     rewritten: bool,
     holds_claim: bool,
+    /// Since there were many sleepers once.
+    crowd: Option<Arc<crowd::Crowd>>,
 }
 
 impl SegmentOptions {
@@ -85,6 +88,7 @@ impl SegmentWriter {
             descriptor: Descriptor::RAW,
             rewritten: false,
             holds_claim: true,
+            crowd: None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! How a value gets into its slot: checks, the choice of the slot, the words of its header.
 
 use super::SegmentWriter;
+use super::crowd::{self, Crowd};
 use crate::descriptor::Descriptor;
 use crate::error::{Resource, Result, ShmError};
 use crate::layout::{SegmentState, flags, publish_word};
@@ -95,6 +96,21 @@ impl SegmentWriter {
         Ok((slot, version))
     }
 
+    /// Wakes a few sleepers, or has a crowd of them woken.
+    #[cold]
+    fn wake(&mut self, sleepers: u32) {
+        if sleepers > crowd::FEW {
+            if self.crowd.is_none() {
+                self.crowd = Crowd::join(&self.segment);
+            }
+            if let Some(crowd) = &self.crowd {
+                crowd.hand_over();
+                return;
+            }
+        }
+        crowd::wake(&self.segment);
+    }
+
     /// Publishes what is in the slot.
     #[inline]
     pub(crate) fn commit(
@@ -128,8 +144,12 @@ impl SegmentWriter {
         put(SlotWord::Shape1, shape1);
         put(SlotWord::Shape2, shape2);
         seqlock::commit(mapping, slot, version);
-        if geometry.has(flags::NOTIFY) && seqlock::must_wake(mapping) {
-            platform::futex_wake(mapping.notify());
+        if geometry.has(flags::NOTIFY) {
+            let handoff = self.crowd.as_ref().map(|crowd| &crowd.handoff);
+            let sleepers = seqlock::sleepers(mapping, handoff);
+            if sleepers > 0 {
+                self.wake(sleepers);
+            }
         }
         self.current = slot;
         self.version = version;
