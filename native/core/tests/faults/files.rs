@@ -1,0 +1,159 @@
+//! Files that others cut, and lists of many.
+
+use crate::*;
+
+#[test]
+fn truncated_under_a_reader_a_writer_and_a_view() {
+    let shm = Shm::new();
+    let cut = |name: &str, len: u64| {
+        let file = OpenOptions::new()
+            .write(true)
+            .open(shm.segment_file(name))
+            .unwrap();
+        file.set_len(len).unwrap();
+    };
+    let options = shm.options("x").size(1 << 20);
+    let mut writer = options.create().unwrap();
+    writer.write(&[7; 1 << 20]).unwrap();
+    let mut reader = options.attach_reader().unwrap();
+    assert_eq!(reader.read().unwrap().len(), 1 << 20);
+    cut("x", 256 * 1024);
+    assert_eq!(reader.read().unwrap_err().code(), "truncated");
+    assert_eq!(
+        reader.wait_changed(2, Some(SECOND)).unwrap_err().code(),
+        "truncated"
+    );
+    let value = vec![8; 1 << 20];
+    let error = (0..3).find_map(|_| writer.write(&value).err()).unwrap();
+    assert_eq!(error.code(), "truncated");
+    assert_eq!(writer.write(b"more").unwrap_err().code(), "truncated");
+    drop((reader, writer));
+
+    let options = shm.options("y").size(1 << 20).slots(1);
+    let mut writer = options.create().unwrap();
+    writer.write(&[9; 1 << 20]).unwrap();
+    writer.seal().unwrap();
+    let reader = options.attach_reader().unwrap();
+    let view = reader.sealed().unwrap();
+    cut("y", 0);
+    assert_eq!(
+        view.iter().filter(|byte| **byte == 0).count(),
+        1 << 20,
+        "zeros from the cut on"
+    );
+    assert!(!view.is_intact());
+    assert_eq!(reader.sealed().unwrap_err().code(), "truncated");
+    drop((view, reader, writer));
+    let report = CleanupOptions::new("test", shm.path())
+        .corrupted(true)
+        .run()
+        .unwrap();
+    assert_eq!(report.corrupted.len(), 2);
+}
+
+#[test]
+fn a_sleeper_on_a_cut_file_wakes() {
+    let shm = Shm::new();
+    let writer = shm.options("x").create().unwrap();
+    let reader = shm.options("x").attach_reader().unwrap();
+    std::thread::scope(|scope| {
+        let sleeper = scope.spawn(|| reader.wait_changed(0, None));
+        eventually("it sleeps", || {
+            shm.options("x").inspect().unwrap().waiters == 1
+        });
+        let file = OpenOptions::new()
+            .write(true)
+            .open(shm.segment_file("x"))
+            .unwrap();
+        file.set_len(0).unwrap();
+        let woken = sleeper.join().unwrap();
+        assert_eq!(woken.unwrap_err().code(), "truncated");
+    });
+    drop((reader, writer));
+    CleanupOptions::new("test", shm.path())
+        .corrupted(true)
+        .run()
+        .unwrap();
+}
+
+#[test]
+fn one_truncated_file_harms_nobody_who_lists() {
+    let shm = Shm::new();
+    let discovery = SegmentDiscovery::new("test", shm.path()).unwrap();
+    let good = shm.options("good").create().unwrap();
+    let bad = shm.options("bad").create().unwrap();
+    assert_eq!(discovery.list().unwrap().len(), 2);
+    let file = OpenOptions::new()
+        .write(true)
+        .open(shm.segment_file("bad"))
+        .unwrap();
+    file.set_len(0).unwrap();
+    for discovery in [
+        &discovery,
+        &SegmentDiscovery::new("test", shm.path()).unwrap(),
+    ] {
+        let names: Vec<_> = discovery
+            .list()
+            .unwrap()
+            .into_iter()
+            .map(|s| s.name)
+            .collect();
+        assert_eq!(names, ["good"]);
+        assert_eq!(discovery.corrupted().unwrap()[0].0, "bad");
+    }
+    drop(bad);
+    let report = CleanupOptions::new("test", shm.path()).run().unwrap();
+    assert_eq!(
+        report.corrupted.len(),
+        1,
+        "isolated, and not removed unless asked"
+    );
+    let report = CleanupOptions::new("test", shm.path())
+        .corrupted(true)
+        .run()
+        .unwrap();
+    assert_eq!(report.removed[0].name, "bad");
+    good.close().unwrap();
+}
+
+#[test]
+fn a_hundred_segments_and_two_lists_agree() {
+    let shm = Shm::new();
+    let discovery = SegmentDiscovery::new("test", shm.path()).unwrap();
+    let mut watch = discovery.watch().unwrap();
+    let mut writers: Vec<_> = (0..100)
+        .map(|i| shm.options(&format!("s{i:03}")).create().unwrap())
+        .collect();
+    writers[7].write(b"seven").unwrap();
+    let listed = discovery.list().unwrap();
+    assert_eq!(listed.len(), 100);
+    assert_eq!(
+        (listed[7].name.as_str(), listed[7].len, listed[7].version),
+        ("s007", 5, 2)
+    );
+    let mut appeared = 0;
+    while appeared < 100 {
+        let changes = watch.next(Duration::from_secs(10)).unwrap();
+        assert!(!changes.is_empty(), "told of {appeared}");
+        appeared += changes.len();
+    }
+    let reader = shm.options("s007").attach_reader().unwrap();
+    writers.remove(7).close().unwrap();
+    writers.remove(7).close().unwrap();
+    let again = discovery.list().unwrap();
+    let fresh = SegmentDiscovery::new("test", shm.path())
+        .unwrap()
+        .list()
+        .unwrap();
+    let brief = |list: &[snakepit_shm::SegmentInfo]| -> Vec<_> {
+        list.iter()
+            .map(|s| (s.name.clone(), s.version, s.reader_count, s.writer_pid))
+            .collect()
+    };
+    assert_eq!(brief(&again), brief(&fresh));
+    assert_eq!(again.len(), 99, "one was closed unread, one is read still");
+    assert_eq!(again[7].reader_count, 1);
+    reader.close().unwrap();
+    writers.into_iter().for_each(|w| w.close().unwrap());
+    assert!(discovery.list().unwrap().is_empty());
+}
