@@ -1,5 +1,6 @@
 //! Lock-free readers (FR-002, FR-003, FR-007): loads only, on read-only mappings.
 
+mod failure;
 mod wait;
 
 pub use crate::value::ReadInfo;
@@ -11,10 +12,9 @@ use crate::mapping::Mapping;
 use crate::options::SegmentOptions;
 use crate::platform;
 use crate::reclaim;
-use crate::segment::{Segment, corrupted};
-use crate::seqlock::{self, NoValue, Words};
+use crate::segment::Segment;
+use crate::seqlock::{self, Words};
 use crate::view::{Attachment, SealedView};
-use crate::writer::torn_by_death;
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -347,55 +347,6 @@ impl SegmentReader {
             // about one write's time.
             spins: 1000 + (geometry.capacity / 256) as u32,
         }
-    }
-
-    #[cold]
-    fn truncated(&self) -> ShmError {
-        ShmError::Truncated {
-            name: self.name().to_owned(),
-        }
-    }
-
-    #[cold]
-    fn no_fit(&self, copied: &Copied) -> ShmError {
-        match copied {
-            // What is needed is the value's length; the limit is the buffer's, known to the caller.
-            Copied::Short(info) => self.outside(0, info.len, 0),
-            Copied::Outside(info) => self.outside(0, 0, info.len),
-            Copied::Done(_) | Copied::Impossible => {
-                corrupted(self.name(), "length of its value is impossible")
-            }
-        }
-    }
-
-    #[cold]
-    fn no_value(&self, why: NoValue) -> ShmError {
-        let name = self.name().to_owned();
-        match why {
-            NoValue::Empty => ShmError::Empty { name },
-            NoValue::Corrupt => corrupted(&name, "its publish word names no slot"),
-            NoValue::Busy if torn_by_death(self.segment(), why) => ShmError::Torn { name },
-            NoValue::Busy => ShmError::VersionConflict {
-                name,
-                attempts: COPIES,
-            },
-        }
-    }
-
-    fn outside(&self, offset: usize, len: usize, limit: usize) -> ShmError {
-        ShmError::OutOfBounds {
-            name: self.name().to_owned(),
-            offset,
-            len,
-            capacity: limit,
-        }
-    }
-
-    fn check_crc(&self, info: &ReadInfo, found: u32) -> Result<()> {
-        if found == info.crc() {
-            return Ok(());
-        }
-        Err(corrupted(self.name(), "checksum of its value"))
     }
 
     /// Version of the last published value, 0 = none.
