@@ -9,7 +9,7 @@ export LC_ALL := C.UTF-8
 export ELIXIR_ERL_OPTIONS := +fnu
 
 .PHONY: help setup demo test bench faults chaos lint fmt clean doc \
-        test-rust test-loom test-elixir test-python test-interop test-readme test-demo test-chaos
+        test-rust test-loom test-elixir test-python test-interop test-readme test-demo test-chaos test-trixie
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ test-readme: setup ## Every code block of the README, run
 
 test-demo: setup ## The demo's own parts, and the demo on small data
 	@scripts/test.sh demo
+
+test-trixie: setup ## ExUnit on the Elixir of Debian 13, in a root of its own (needs root)
+	@scripts/test.sh trixie
 
 test-chaos: setup ## 20 seconds of chaos
 	@scripts/test.sh chaos

@@ -9,8 +9,8 @@
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$0")/lib.sh"
 
-# `chaos` by name only: it wants the machine to itself.
-ALL=(lint rust loom elixir python interop readme demo)
+# `trixie` by name only: it needs root.
+ALL=(lint rust loom elixir python interop readme demo chaos)
 LOGS="$ROOT/target/test-logs"
 SUITE_TIMEOUT="${SUITE_TIMEOUT:-900}"
 
@@ -34,6 +34,7 @@ suite_python() { cd native/python && exec python -m pytest; }
 suite_readme() { exec python test/readme/run.py README.md; }
 suite_demo() { exec scripts/demo_test.sh; }
 suite_chaos() { exec scripts/chaos.sh --seconds 20 --seed 1; }
+suite_trixie() { exec scripts/trixie.sh; }
 
 # --- running one, counting it ---------------------------------------------------------------------------------------
 
