@@ -205,6 +205,57 @@ pub(crate) fn read<T>(
     }
 }
 
+/// First half of a read of the stream: the oldest complete value newer than `after` that is still
+/// there; `None` when there is nothing newer.
+pub(crate) fn start_next(words: &impl Words, after: u64) -> Result<Option<Started>, NoValue> {
+    let (published, slot) = latest(words);
+    if slot >= words.slots() || published % 2 != 0 {
+        return Err(NoValue::Corrupt);
+    }
+    if published <= after {
+        return Ok(None);
+    }
+    (0..words.slots())
+        .map(|slot| Started {
+            // Pairs with the Release store of `commit`.
+            version: words.seq(slot).load(Ordering::Acquire),
+            slot,
+        })
+        // What is complete but not published is nobody's to see.
+        .filter(|s| s.version % 2 == 0 && s.version > after && s.version <= published)
+        .min_by_key(|s| s.version)
+        .map(Some)
+        .ok_or(NoValue::Busy)
+}
+
+/// [`read`] of the value after `after`.
+pub(crate) fn read_next<T>(
+    words: &impl Words,
+    after: u64,
+    limits: Limits,
+    mut copy: impl FnMut(Started) -> T,
+) -> Result<Option<(Started, T)>, NoValue> {
+    let (mut copies, mut spins) = (0, 0);
+    while copies < limits.copies && spins < limits.spins {
+        match start_next(words, after) {
+            Ok(None) => return Ok(None),
+            Ok(Some(started)) => {
+                let copied = copy(started);
+                if finish_read(words, started) {
+                    return Ok(Some((started, copied)));
+                }
+                copies += 1;
+            }
+            Err(NoValue::Busy) => {
+                spin_loop();
+                spins += 1;
+            }
+            Err(other) => return Err(other),
+        }
+    }
+    Err(NoValue::Busy)
+}
+
 /// Announces that the caller may sleep. Returns the futex word to sleep on, or `None` when there is
 /// a version other than `since` already. [`retract_wait`] must follow in both cases.
 pub(crate) fn announce_wait(words: &impl Words, since: u64) -> Option<u32> {

@@ -117,6 +117,41 @@ fn loom_two_slots_never_tear() {
     whole_and_in_order(2, 3);
 }
 
+/// The stream is whole and in order, and what is passed over is counted.
+#[test]
+fn loom_the_stream_is_whole_and_complete() {
+    loom::model(|| {
+        let model = Model::new(2);
+        let writer = {
+            let model = model.clone();
+            thread::spawn(move || (1..=3).for_each(|n| model.write(2 * n)))
+        };
+        let (mut last, mut had, mut missed) = (0, 0, 0);
+        let mut step = |last: &mut u64| {
+            let limits = Limits {
+                copies: 2,
+                spins: 2,
+            };
+            if let Ok(Some((started, payload))) =
+                read_next(&*model, *last, limits, |s| model.copy(s))
+            {
+                assert_eq!(payload, [started.version; 2], "torn");
+                assert!(started.version > *last, "not newer");
+                missed += (started.version - *last) / 2 - 1;
+                had += 1;
+                *last = started.version;
+            }
+        };
+        step(&mut last);
+        writer.join().unwrap();
+        // What the two slots hold is had in order, then there is nothing newer.
+        for _ in 0..2 {
+            step(&mut last);
+        }
+        assert_eq!((last, had + missed), (6, 3));
+    });
+}
+
 /// Once published, a value is there for whoever hears of it, without a retry while it is not lapped.
 #[test]
 fn loom_published_means_readable() {

@@ -1,9 +1,11 @@
 //! Lock-free readers (FR-002, FR-003, FR-007): loads only, on read-only mappings.
 
 mod failure;
+mod next;
 mod wait;
 
 pub use crate::value::ReadInfo;
+pub use next::Next;
 pub use wait::Waker;
 
 use crate::error::{Result, ShmError};
