@@ -1,0 +1,147 @@
+# Ten thousand regions in one VM, and many processes that read many regions.
+#
+# Run by bench/run.sh, as `mix run --no-start bench/beam/regions_bench.exs`. The yardstick of an
+# operation's 99th percentile with ten thousand regions is the same with a hundred.
+
+Code.require_file("figures.exs", __DIR__)
+
+defmodule Bench.Regions do
+  @moduledoc false
+
+  alias Snakepit.SharedMemory
+
+  @quick System.get_env("SNAKEPIT_BENCH_QUICK") != nil
+  @many if @quick, do: 1_000, else: 10_000
+  @few 100
+
+  def run do
+    before = descriptors()
+    few = figures(@few)
+    many = figures(@many)
+
+    for {operation, ns} <- many.p99 do
+      name = "#{operation}, P99 with #{@many} regions"
+      yardstick = {"with #{@few}", few.p99[operation]}
+      Bench.Figures.put("regions/#{@many}/#{operation}", name, @many, {ns, "ns"}, yardstick)
+    end
+
+    added = max(many.descriptors - before, 1)
+    name = "descriptors added by #{@many} regions"
+    id = "regions/#{@many}/descriptors"
+    Bench.Figures.put(id, name, @many, {added, "count"}, {"regions", @many})
+  end
+
+  defp figures(count) do
+    {allocate, ids} = timed(Enum.to_list(1..count), &allocate/1)
+    {read, _} = timed(ids, &SharedMemory.read!/1)
+    {info, _} = timed(ids, &SharedMemory.get_region_info!/1)
+    {map, mapped} = timed(ids, &SharedMemory.map_region!/1)
+    open = descriptors()
+    Enum.each(mapped, &SharedMemory.unmap_region!/1)
+    Enum.each(ids, &SharedMemory.deallocate_region!/1)
+    %{p99: %{allocate: allocate, read: read, info: info, map: map}, descriptors: open}
+  end
+
+  defp allocate(_n) do
+    id = SharedMemory.allocate_region!(4096, slots: 2)
+    SharedMemory.write!(id, "value")
+    id
+  end
+
+  # The 99th percentile of a call for each item, after a first call that is not counted.
+  defp timed(items, call) do
+    :erlang.garbage_collect()
+
+    {times, results} =
+      items
+      |> Enum.map(fn item ->
+        started = :erlang.monotonic_time(:nanosecond)
+        result = call.(item)
+        {:erlang.monotonic_time(:nanosecond) - started, result}
+      end)
+      |> Enum.unzip()
+
+    {times |> Enum.sort() |> Enum.at(div(length(times) * 99, 100)), results}
+  end
+
+  defp descriptors, do: length(File.ls!("/proc/self/fd"))
+end
+
+defmodule Bench.Crowd do
+  @moduledoc false
+  # A hundred processes that read a thousand regions, on one scheduler and on all.
+
+  alias Snakepit.SharedMemory
+
+  @readers 100
+  @regions 1_000
+  @milliseconds 1_000
+
+  def run do
+    ids = for _ <- 1..@regions, do: SharedMemory.allocate_region!(4096, slots: 2)
+    Enum.each(ids, &SharedMemory.write!(&1, :binary.copy("x", 4096)))
+    table = List.to_tuple(ids)
+    cores = :erlang.system_info(:schedulers)
+
+    rounds =
+      for _ <- 1..5 do
+        {on_schedulers(1, table), on_schedulers(cores, table)}
+      end
+
+    one = rounds |> Enum.map(&elem(&1, 0)) |> Bench.Figures.median()
+    all = rounds |> Enum.map(&elem(&1, 1)) |> Bench.Figures.median()
+    name = "#{@readers} processes read #{@regions} regions of 4096 B on #{cores} schedulers"
+    Bench.Figures.put("crowd/4096", name, 4096, {all, "reads/s"}, {"on one scheduler", one})
+    Enum.each(ids, &SharedMemory.deallocate_region!/1)
+  end
+
+  defp on_schedulers(count, table) do
+    before = :erlang.system_flag(:schedulers_online, count)
+    counter = :counters.new(1, [:write_concurrency])
+    until = :erlang.monotonic_time(:millisecond) + @milliseconds
+
+    1..@readers
+    |> Enum.map(fn seed -> Task.async(fn -> read_on(table, seed, until, counter) end) end)
+    |> Task.await_many(60_000)
+
+    :erlang.system_flag(:schedulers_online, before)
+    :counters.get(counter, 1) * 1000 / @milliseconds
+  end
+
+  # A hundred reads between two looks at the clock.
+  defp read_on(table, at, until, counter) do
+    at = read_hundred(table, at, 100)
+    :counters.add(counter, 1, 100)
+    if :erlang.monotonic_time(:millisecond) < until, do: read_on(table, at, until, counter)
+  end
+
+  defp read_hundred(_table, at, 0), do: at
+
+  defp read_hundred(table, at, left) do
+    {:ok, <<"x", _::binary>>} = SharedMemory.read(elem(table, rem(at, @regions)))
+    read_hundred(table, at + 7, left - 1)
+  end
+end
+
+Logger.configure(level: :warning)
+
+parent = System.get_env("SNAKEPIT_BENCH_DIR", "/dev/shm")
+dir = Path.join(parent, "snakepit-bench-regions-#{System.pid()}")
+File.mkdir!(dir)
+
+try do
+  Application.put_env(:snakepit, :shared_memory,
+    namespace: "bench",
+    dir: dir,
+    max_regions: 100_000
+  )
+
+  {:ok, _} = Application.ensure_all_started(:snakepit_shared_memory)
+  {:ok, _} = Bench.Figures.start()
+  Bench.Regions.run()
+  Bench.Crowd.run()
+  Bench.Figures.save("regions")
+  :ok = Application.stop(:snakepit_shared_memory)
+after
+  File.rm_rf!(dir)
+end
