@@ -8,6 +8,7 @@ mod readers;
 mod removal;
 #[path = "../support/mod.rs"]
 mod support;
+mod users;
 mod writers;
 
 use snakepit_shm::{
@@ -39,6 +40,7 @@ fn peer_process() {
         ("address-space", limits::address_space),
         ("lock-limit", limits::lock_limit),
         ("dropper", removal::dropper),
+        ("stranger", users::stranger),
     ]);
 }
 

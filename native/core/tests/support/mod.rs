@@ -116,14 +116,18 @@ impl Peer {
 
     /// [`Self::start`] by way of a command that sets something up first (`unshare`, `prlimit`).
     pub fn start_by(by: &[&str], entry: &str, role: &str, shm: &Shm) -> Self {
-        let this = std::env::current_exe().unwrap();
+        Self::start_program(&std::env::current_exe().unwrap(), by, entry, role, shm)
+    }
+
+    /// [`Self::start_by`] of a copy of this program that lies elsewhere.
+    pub fn start_program(this: &Path, by: &[&str], entry: &str, role: &str, shm: &Shm) -> Self {
         let mut command = match by.split_first() {
             Some((program, args)) => {
                 let mut command = Command::new(program);
-                command.args(args).arg(&this);
+                command.args(args).arg(this);
                 command
             }
-            None => Command::new(&this),
+            None => Command::new(this),
         };
         let mut child = command
             .args([entry, "--exact", "--nocapture", "--quiet"])
