@@ -15,6 +15,7 @@ use crate::platform::{self, background};
 use crate::segment::{Segment, corrupted, read_geometry, unlink_files};
 use crate::seqlock::{self, Words};
 use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
@@ -266,6 +267,10 @@ fn recover(place: &Place, participant: &Participant, file: &str) -> Result<Optio
         return Ok(None);
     }
     let unnamed = platform::Unnamed::create(&place.dir, 0o600).map_err(failed)?;
+    // Whoever may read the segment may find it, as at its creation.
+    let readable = opened.metadata().map_err(failed)?.mode() & 0o044;
+    let mode = std::fs::Permissions::from_mode(0o600 | readable);
+    unnamed.file.set_permissions(mode).map_err(failed)?;
     platform::write_at(unnamed.file.as_fd(), &meta.to_json(), 0).map_err(failed)?;
     unnamed.link(&meta_path).map_err(failed)?;
     tracing::warn!(name = %meta.name, "metadata found again");

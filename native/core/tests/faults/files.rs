@@ -157,3 +157,41 @@ fn a_hundred_segments_and_two_lists_agree() {
     writers.into_iter().for_each(|w| w.close().unwrap());
     assert!(discovery.list().unwrap().is_empty());
 }
+
+#[test]
+fn events_that_the_system_lost_are_made_up_for() {
+    let shm = Shm::new();
+    let discovery = SegmentDiscovery::new("test", shm.path()).unwrap();
+    // The second list watches.
+    discovery.list().unwrap();
+    discovery.list().unwrap();
+    let mut watch = discovery.watch().unwrap();
+    let first = shm.options("first").create().unwrap();
+    let limit = std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
+    let limit: usize = limit.trim().parse().unwrap();
+    let (one, other) = (shm.path().join("one"), shm.path().join("other"));
+    std::fs::write(&one, "").unwrap();
+    for _ in 0..limit / 4 + 100 {
+        // Two events each time.
+        std::fs::rename(&one, &other).unwrap();
+        std::fs::rename(&other, &one).unwrap();
+    }
+    // Nobody is told of these one by one any more.
+    let second = shm.options("second").create().unwrap();
+    first.close().unwrap();
+    let mut known = std::collections::BTreeSet::new();
+    while !known.contains("second") {
+        for change in watch.next(Duration::from_secs(30)).unwrap() {
+            match change {
+                SegmentChange::Appeared(name) => known.insert(name),
+                SegmentChange::Vanished(name) => known.remove(&name),
+            };
+        }
+    }
+    let names: Vec<_> = discovery.list().unwrap();
+    let names: Vec<_> = names.iter().map(|info| info.name.as_str()).collect();
+    assert_eq!(names, ["second"]);
+    assert_eq!(known.into_iter().collect::<Vec<_>>(), ["second"]);
+    std::fs::remove_file(one).unwrap();
+    second.close().unwrap();
+}

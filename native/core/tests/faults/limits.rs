@@ -186,3 +186,48 @@ fn a_named_error_when_the_lock_limit_is_reached() {
     peer.expect("done");
     peer.finish();
 }
+
+pub fn joiner(dir: &Path) {
+    match options(dir, "x").attach_writer() {
+        Err(ShmError::ResourceExhausted {
+            resource: Resource::Participants,
+            ..
+        }) => say("out of participants"),
+        Err(other) => say(&format!("out of nothing: {other}")),
+        Ok(_) => say("out of nothing"),
+    }
+}
+
+/// As if 16,384 processes had joined: all entries but the first are held by somebody.
+#[test]
+fn a_namespace_without_room_for_another_process_says_so() {
+    let shm = Shm::new();
+    let mut mine = shm.options("x").create().unwrap();
+    let table = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(shm.path().join("test.participants"))
+        .unwrap();
+    let entries = libc::flock {
+        l_type: libc::F_WRLCK as _,
+        l_whence: libc::SEEK_SET as _,
+        l_start: (1 << 32) + 1,
+        l_len: 16_383,
+        l_pid: 0,
+    };
+    nix::fcntl::fcntl(&table, nix::fcntl::FcntlArg::F_OFD_SETLK(&entries)).unwrap();
+    let mut peer = Peer::start(ENTRY, "joiner", &shm);
+    assert_eq!(peer.expect("out"), "of participants");
+    peer.finish();
+    // Whoever is in goes on.
+    mine.write(b"still").unwrap();
+    drop(table);
+    let mut peer = Peer::start(ENTRY, "joiner", &shm);
+    assert_eq!(
+        peer.expect("out").split(':').next(),
+        Some("of nothing"),
+        "room again"
+    );
+    peer.finish();
+    mine.close().unwrap();
+}

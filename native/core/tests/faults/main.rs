@@ -12,7 +12,7 @@ mod users;
 mod writers;
 
 use snakepit_shm::{
-    CleanupOptions, Reaper, ReaperEvent, ReaperOptions, Reserve, Resource, RunMode,
+    CleanupOptions, Reaper, ReaperEvent, ReaperOptions, Reserve, Resource, RunMode, SegmentChange,
     SegmentDiscovery, ShmError, join,
 };
 use std::fs::OpenOptions;
@@ -41,6 +41,7 @@ fn peer_process() {
         ("lock-limit", limits::lock_limit),
         ("dropper", removal::dropper),
         ("stranger", users::stranger),
+        ("joiner", limits::joiner),
     ]);
 }
 
