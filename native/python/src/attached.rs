@@ -106,6 +106,19 @@ impl Attached {
         }
     }
 
+    /// Copies the value after the last one read into `target`, without the GIL when there is much room.
+    pub(crate) fn next_into(
+        &self,
+        py: Python<'_>,
+        target: &mut [u8],
+    ) -> Outcome<Option<(ReadInfo, u64)>> {
+        if target.len() >= DETACH_FROM {
+            Ok(py.detach(|| self.with_detached(|reader| reader.read_next_into(target)))?)
+        } else {
+            self.with(py, |reader| reader.read_next_into(target))
+        }
+    }
+
     /// Runs `attempt` with the value's length until the value it copies is not longer than that.
     pub(crate) fn sized<T>(
         &self,

@@ -124,6 +124,26 @@ impl Reader {
         })
     }
 
+    /// The value after the last one read, and how many between the two were missed.
+    fn read_next<'py>(&self, py: Python<'py>) -> Outcome<Option<(Bound<'py, PyBytes>, u64)>> {
+        // Values of a stream are mostly of one length.
+        let mut room = self.attached.with(py, |reader| Ok(reader.len()))?.max(64);
+        loop {
+            let mut next = None;
+            let made = bytes::filled(py, &self.attached.name, room, |target| {
+                next = self.attached.next_into(py, target)?;
+                Ok(next.map_or(0, |(info, _missed)| self.attached.saw(info).len))
+            });
+            match made {
+                Err(Failure::Core(ShmError::OutOfBounds { len, .. })) if len > room => room = len,
+                made => {
+                    let data = made?;
+                    return Ok(next.map(|(_info, missed)| (data, missed)));
+                }
+            }
+        }
+    }
+
     /// Copies the value into a writable buffer; returns how many bytes it has.
     fn read_into(&self, buffer: &Bound<'_, PyAny>) -> Outcome<usize> {
         let py = buffer.py();

@@ -93,6 +93,12 @@ class Reader:
             OutOfBoundsError: The buffer is shorter than the value.
             BufferError: It is read-only or has gaps.
         """
+    def read_next(self) -> tuple[bytes, int] | None:
+        """The value after the last one read, and how many between the two were missed.
+
+        ``None`` when there is nothing newer: then ``wait(reader.last_version)``. A segment with n
+        slots holds the last n values, so a reader that is never more than n - 1 behind misses none.
+        """
     def read_range(self, offset: int, length: int) -> bytes:
         """A copy of ``length`` bytes of the value from ``offset`` on.
 
