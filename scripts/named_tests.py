@@ -1,7 +1,8 @@
 """Checks that every test that a document names is there.
 
-A name in backticks counts when it looks like one: `words_with_underscores` (a Rust or Python test),
-`"R3.3 count at zero …"` in quotation marks (an ExUnit test), or a test file. Prints what is missing.
+A name in backticks counts when it looks like one: `words_with_underscores` (a Rust or Python
+test), `"R3.3 count at zero …"` in quotation marks (an ExUnit test), or a test file. Prints what is
+missing.
 
     python scripts/named_tests.py docs/faults.md docs/requirements.md
 """

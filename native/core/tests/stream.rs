@@ -108,14 +108,14 @@ fn a_reader_that_falls_behind_is_told_how_many_it_missed() {
         Err(ShmError::VersionConflict { .. }) => true,
         Err(other) => panic!("{other}"),
     };
-    for _ in 0..20_000 {
-        step(&mut reader);
+    let mut values = 0;
+    while values < 1000 {
+        values += u32::from(step(&mut reader));
     }
     peer.tell("stop");
     let wrote: u64 = peer.expect("wrote").parse().unwrap();
     while step(&mut reader) {}
     assert_eq!(had + missed, wrote);
-    assert!(had > 4);
     peer.finish();
     reader.close().unwrap();
     shm.options("stream").remove().unwrap();

@@ -66,6 +66,11 @@ impl Drop for Shm {
         while !self.files().is_empty() && started.elapsed() < Duration::from_secs(5) {
             std::thread::yield_now();
         }
+        if self.files() == ["test.participants"] {
+            // On a busy machine a process that leaves may not wait for the namespace any longer, and
+            // leaves the table to whoever looks next.
+            drop(snakepit_shm::join("test", self.path()));
+        }
         assert_eq!(self.files(), Vec::<String>::new(), "left behind");
     }
 }
