@@ -23,7 +23,7 @@ defmodule Demo.Worker do
         :use_stdio,
         line: @max_line,
         args: ["-u", script],
-        env: [{'SNAKEPIT_SHM_NAMESPACE', String.to_charlist(namespace)}]
+        env: [{~c"SNAKEPIT_SHM_NAMESPACE", String.to_charlist(namespace)}]
       ])
 
     {:os_pid, os_pid} = Port.info(port, :os_pid)

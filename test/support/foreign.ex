@@ -43,7 +43,7 @@ defmodule Snakepit.SharedMemory.Foreign do
         :exit_status,
         line: 1_000_000,
         args: ["-e", @program, inspect(config, limit: :infinity)],
-        env: [{'ERL_LIBS', lib}]
+        env: [{~c"ERL_LIBS", lib}]
       ])
 
     peer = %{port: port, os_pid: nil}

@@ -20,7 +20,7 @@ defmodule Chaos.Peer do
     Application.put_env(:snakepit, :shared_memory, namespace: namespace, dir: dir)
     {:ok, _} = Application.ensure_all_started(:snakepit_shared_memory)
     :rand.seed(:exsss, String.to_integer(seed))
-    {:ok, out} = :file.open('/proc/self/fd/1', [:raw, :write, :binary])
+    {:ok, out} = :file.open(~c"/proc/self/fd/1", [:raw, :write, :binary])
     peer = self()
 
     spawn_link(fn ->

@@ -120,7 +120,7 @@ defmodule Snakepit.SharedMemory.CleanupTest do
           min_age: nil,
           min_age: 0x1_0000_0000_0000_0000,
           module: :default,
-          pattern: 'abc',
+          pattern: ~c"abc",
           pattern: <<255>>,
           dry_run: "yes",
           corrupted: nil
