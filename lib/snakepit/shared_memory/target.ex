@@ -77,7 +77,8 @@ defmodule Snakepit.SharedMemory.Target do
         reserve: nil,
         permissions: nil,
         schema_id: nil,
-        prefault: nil
+        prefault: nil,
+        huge_pages: nil
       },
       settings
     )
