@@ -5,7 +5,7 @@ defmodule Snakepit.SharedMemory.Application do
 
   use Application
 
-  alias Snakepit.SharedMemory.{Config, Jobs, Table, Telemetry}
+  alias Snakepit.SharedMemory.{Config, Error, Jobs, Table, Telemetry}
 
   @impl true
   def start(_type, _args) do
@@ -13,6 +13,7 @@ defmodule Snakepit.SharedMemory.Application do
       {:ok, config} ->
         Telemetry.setup()
         Table.create()
+        Error.Log.create_table()
         stop_with_script()
         start_tree(config)
 
