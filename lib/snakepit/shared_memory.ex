@@ -59,7 +59,7 @@ defmodule Snakepit.SharedMemory do
   """
 
   alias Snakepit.SharedMemory.{Cleanup, Error, Exchange, Inspection, Lifecycle, Reading}
-  alias Snakepit.SharedMemory.{Region, Subscription, Writing}
+  alias Snakepit.SharedMemory.{Reconfiguration, Region, Subscription, Writing}
 
   @typedoc "A region's id: its name in shared memory, 1 to 128 of `A-Z a-z 0-9 . _ -`."
   @type id :: String.t()
@@ -469,6 +469,40 @@ defmodule Snakepit.SharedMemory do
   @doc "Like `unsubscribe/1`, but returns the reference or raises."
   @spec unsubscribe!(reference()) :: reference()
   def unsubscribe!(ref), do: bang(unsubscribe(ref))
+
+  # -- configuration --------------------------------------------------------------------------
+
+  @doc """
+  Changes the configuration while the application runs.
+
+  `changes` are keys of `Snakepit.SharedMemory.Config` with their new values; all others stay. The whole is
+  checked first: one bad value, and nothing changes. The answer says of each key that was named
+
+    * `:applied` - it has changed and is in effect
+    * `:needs_restart` - it is in effect when the application is started anew
+    * `:unchanged` - it had that value already
+
+  What has changed also stands in the application's environment (not in any file), so that it
+  holds when the application is started anew. Calls take effect one after the other.
+
+      iex> alias Snakepit.SharedMemory
+      iex> {:ok, changed} = SharedMemory.reconfigure(max_regions_per_process: 1_000_000, mode: :real_time)
+      iex> changed
+      %{applied: [:max_regions_per_process], needs_restart: [], unchanged: [:mode]}
+      iex> {:error, error} = SharedMemory.reconfigure(max_regions_per_process: nil, grace: -1)
+      iex> error.message
+      "invalid option :grace: expected an integer from 0 to 31622400000, got: -1"
+      iex> SharedMemory.reconfigure!(max_regions_per_process: nil).applied
+      [:max_regions_per_process]
+  """
+  @spec reconfigure(options()) ::
+          result(%{applied: [atom()], needs_restart: [atom()], unchanged: [atom()]})
+  def reconfigure(changes), do: noted(Reconfiguration.run(changes))
+
+  @doc "Like `reconfigure/1`, but returns the map or raises."
+  @spec reconfigure!(options()) ::
+          %{applied: [atom()], needs_restart: [atom()], unchanged: [atom()]}
+  def reconfigure!(changes), do: bang(reconfigure(changes))
 
   # Every function's answer passes here on its way out: an error gets its context and its line in
   # the log.

@@ -11,7 +11,7 @@ defmodule Snakepit.SharedMemory.Application do
   def start(_type, _args) do
     case Config.load() do
       {:ok, config} ->
-        Telemetry.setup()
+        Telemetry.setup(config.telemetry_enabled)
         Table.create()
         Error.Log.create_table()
         stop_with_script()

@@ -35,21 +35,15 @@ defmodule Snakepit.SharedMemory.Janitor do
   def init(config) do
     # So that `terminate/2` is called.
     Process.flag(:trap_exit, true)
-    {:ok, %__MODULE__{config: config}, {:continue, :start}}
+    {:ok, %__MODULE__{config: Config.current(config)}, {:continue, :start}}
   end
 
   @impl true
   def handle_continue(:start, %{config: config} = state) do
-    watch = %{
-      namespace: config.namespace,
-      dir: config.dir,
-      mode: config.mode,
-      grace: config.grace,
-      interval: config.cleanup_interval
-    }
-
-    case Native.start_reaper(watch, self()) do
+    case Native.start_reaper(watch(config), self()) do
       {:ok, reaper} ->
+        # The one before, when the configuration has changed: only now, so that none is missed.
+        if state.reaper, do: Native.stop_reaper(state.reaper)
         {:noreply, %{state | reaper: reaper}}
 
       {:error, {_code, message, _segment, _remedy}} ->
@@ -59,7 +53,23 @@ defmodule Snakepit.SharedMemory.Janitor do
     end
   end
 
+  defp watch(config) do
+    %{
+      namespace: config.namespace,
+      dir: config.dir,
+      mode: config.mode,
+      grace: config.grace,
+      interval: config.cleanup_interval
+    }
+  end
+
   @impl true
+  def handle_call({:reconfigure, config}, _from, state) do
+    changed? = watch(config) != watch(state.config)
+    state = %{state | config: config}
+    if changed?, do: {:reply, :ok, state, {:continue, :start}}, else: {:reply, :ok, state}
+  end
+
   def handle_call(:stats, _from, %{reaper: nil} = state), do: {:reply, :not_running, state}
 
   def handle_call(:stats, _from, state) do

@@ -7,14 +7,14 @@ defmodule Snakepit.SharedMemory.Supervisor do
 
   use Supervisor
 
-  alias Snakepit.SharedMemory.{Error, Janitor, Jobs, Membership, Registry}
+  alias Snakepit.SharedMemory.{Error, Janitor, Jobs, Membership, Reconfiguration, Registry}
 
   def start_link(config), do: Supervisor.start_link(__MODULE__, config, name: __MODULE__)
 
   @doc "Ends the children, last first; the jobs are waited for."
   @spec terminate_children(pid()) :: :ok
   def terminate_children(supervisor) do
-    last_first = [Error.Log, Janitor, Membership, Registry, Jobs]
+    last_first = [Error.Log, Reconfiguration, Janitor, Membership, Registry, Jobs]
 
     Enum.each(last_first, fn child ->
       Supervisor.terminate_child(supervisor, Supervisor.child_spec(child, []).id)
@@ -28,6 +28,7 @@ defmodule Snakepit.SharedMemory.Supervisor do
       {Registry, config},
       {Membership, config},
       {Janitor, {config, name: Janitor}},
+      {Reconfiguration, config},
       {Error.Log, config}
     ]
 
