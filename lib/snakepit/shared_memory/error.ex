@@ -33,6 +33,7 @@ defmodule Snakepit.SharedMemory.Error do
     fetch: :mapping_failed,
     binary: :mapping_failed,
     unmap_region: :cleanup_failed,
+    cleanup: :cleanup_failed,
     deallocate_region: :cleanup_failed,
     cleanup_regions: :cleanup_failed
   }

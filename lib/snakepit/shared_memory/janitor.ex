@@ -9,7 +9,7 @@ defmodule Snakepit.SharedMemory.Janitor do
 
   require Logger
 
-  alias Snakepit.SharedMemory.{Config, Native, Telemetry}
+  alias Snakepit.SharedMemory.{Config, Error, Native, Telemetry}
 
   # Pause before another attempt when the reaper could not be started: it lacked descriptors or
   # threads, or the directory was not there.
@@ -122,7 +122,14 @@ defmodule Snakepit.SharedMemory.Janitor do
 
   defp report({:failed, reason}, config) do
     Telemetry.cleanup_failed(config.namespace, reason)
-    Logger.warning("shared memory: cleanup of #{config.namespace} failed: #{reason}")
+
+    # Perhaps with each sweep from now on.
+    Error.Log.note(
+      Error.new(:io, "cleanup of #{config.namespace} failed: #{reason}",
+        operation: :cleanup,
+        remedy: "check the directory #{config.dir} and its file system; it is tried again"
+      )
+    )
   end
 
   defp report({:swept, swept}, config) do

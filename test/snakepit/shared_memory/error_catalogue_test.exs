@@ -97,6 +97,28 @@ defmodule Snakepit.SharedMemory.ErrorCatalogueTest do
              error.additional_info
   end
 
+  test "an id that is no text is a named error, for every function", %{place: place} do
+    id = <<255, 254>>
+
+    for call <- [
+          fn -> SharedMemory.map_region(id, place) end,
+          fn -> SharedMemory.unmap_region(id, place) end,
+          fn -> SharedMemory.deallocate_region(id, place) end,
+          fn -> SharedMemory.write(id, "x", place) end,
+          fn -> SharedMemory.write(id, "x") end,
+          fn -> SharedMemory.read(id, place) end,
+          fn -> SharedMemory.read(id) end,
+          fn -> SharedMemory.seal(id, place) end,
+          fn -> SharedMemory.binary(id, place) end,
+          fn -> SharedMemory.handle(id, place) end,
+          fn -> SharedMemory.get_region_info(id, place) end,
+          fn -> SharedMemory.subscribe(id, place) end
+        ] do
+      assert {:error, %Error{code: :invalid_argument, message: message}} = call.()
+      assert message =~ "<<255, 254>>"
+    end
+  end
+
   test "one that is raised is the same" do
     error = assert_raise Error, fn -> SharedMemory.read!("nobody") end
     assert %{code: :not_found, process_id: pid, timestamp: %DateTime{}} = error

@@ -5,6 +5,7 @@ defmodule Snakepit.SharedMemory.ErrorLogTest do
   import ExUnit.CaptureLog
 
   alias Snakepit.SharedMemory.Error.Log
+  alias Snakepit.SharedMemory.Janitor
 
   setup do
     level = Logger.level()
@@ -103,6 +104,31 @@ defmodule Snakepit.SharedMemory.ErrorLogTest do
     log = capture_log(fn -> SharedMemory.read("nobody") end)
     assert lines(log, "not_found") == 1
     assert capture_log(fn -> end_span() end) == ""
+  end
+
+  test "one error is one line of bounded length, whatever its name is" do
+    for id <- ["two\nlines\r\e[31m", String.duplicate("x", 100_000), <<255, 254>>] do
+      log = capture_log(fn -> assert {:error, _} = SharedMemory.read(id) end)
+
+      assert [line] =
+               log |> String.split("\n", trim: true) |> Enum.filter(&(&1 =~ "shared memory"))
+
+      refute line =~ "\e[31m"
+      assert String.length(line) < 1_200
+    end
+  end
+
+  test "what goes wrong without a caller is limited as well" do
+    failed = {:snakepit_shm, :reaper, {:failed, "no room for a sweep"}}
+
+    log =
+      capture_log(fn ->
+        for _ <- 1..100, do: send(Janitor, failed)
+        :sys.get_state(Janitor)
+      end)
+
+    assert lines(log, ~r/\[error\].*no room for a sweep/) == Log.burst()
+    assert capture_log(fn -> end_span() end) =~ "#{100 - Log.burst()} more errors :io in cleanup"
   end
 
   test "many processes at once are counted together" do

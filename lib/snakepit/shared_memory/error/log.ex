@@ -18,6 +18,8 @@ defmodule Snakepit.SharedMemory.Error.Log do
   @table :snakepit_shm_error_log
   @burst 10
   @span_ms 10_000
+  # Characters of a line.
+  @longest 1_000
 
   @doc "How many lines of one code in one operation are written in a span."
   @spec burst() :: pos_integer()
@@ -59,12 +61,18 @@ defmodule Snakepit.SharedMemory.Error.Log do
   end
 
   defp write(level, error) do
-    Logger.log(level, fn -> "shared memory: #{Exception.message(error)} (#{error.code})" end,
+    Logger.log(level, fn -> line(error) end,
       shm_code: error.code,
       shm_class: Error.class(error),
       shm_region: error.region,
       shm_operation: error.operation
     )
+  end
+
+  # Names come from anywhere: one error is one line, whatever is in it, and not a long one.
+  defp line(error) do
+    text = error |> Exception.message() |> String.slice(0, @longest)
+    "shared memory: #{String.replace(text, ~r/[[:cntrl:]]+/, " ")} (#{error.code})"
   end
 
   # -- the table ------------------------------------------------------------------------------
