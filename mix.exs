@@ -47,7 +47,7 @@ defmodule Snakepit.SharedMemory.MixProject do
       licenses: ["MIT", "Apache-2.0"],
       links: %{"GitHub" => @source_url},
       files:
-        ~w(lib native docs Cargo.toml Cargo.lock clippy.toml rustfmt.toml mix.exs .formatter.exs
+        ~w(lib native docs examples/config Cargo.toml Cargo.lock clippy.toml rustfmt.toml mix.exs .formatter.exs
            README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE),
       exclude_patterns: [~r{/target/}, ~r{__pycache__}, ~r{\.so$}, ~r{\.(venv|pytest_cache)}]
     ]

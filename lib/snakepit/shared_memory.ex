@@ -59,7 +59,7 @@ defmodule Snakepit.SharedMemory do
   """
 
   alias Snakepit.SharedMemory.{Cleanup, Error, Exchange, Inspection, Lifecycle, Reading}
-  alias Snakepit.SharedMemory.{Region, Subscription, Writing}
+  alias Snakepit.SharedMemory.{Reconfiguration, Region, Subscription, Writing}
 
   @typedoc "A region's id: its name in shared memory, 1 to 128 of `A-Z a-z 0-9 . _ -`."
   @type id :: String.t()
@@ -112,7 +112,7 @@ defmodule Snakepit.SharedMemory do
       iex> {:ok, _} = Snakepit.SharedMemory.deallocate_region("doc-allocate")
   """
   @spec allocate_region(pos_integer(), options()) :: result(id())
-  def allocate_region(size, opts \\ []), do: Lifecycle.allocate(size, opts)
+  def allocate_region(size, opts \\ []), do: noted(Lifecycle.allocate(size, opts))
 
   @doc "Like `allocate_region/2`, but returns the id or raises."
   @spec allocate_region!(pos_integer(), options()) :: id()
@@ -142,7 +142,7 @@ defmodule Snakepit.SharedMemory do
       iex> {:ok, ^id} = Snakepit.SharedMemory.deallocate_region(id)
   """
   @spec map_region(region(), options()) :: result(Region.t())
-  def map_region(region, opts \\ []), do: Lifecycle.map(region, opts)
+  def map_region(region, opts \\ []), do: noted(Lifecycle.map(region, opts))
 
   @doc "Like `map_region/2`, but returns the mapping or raises."
   @spec map_region!(region(), options()) :: Region.t()
@@ -154,7 +154,7 @@ defmodule Snakepit.SharedMemory do
   Binaries from `binary/2` stay valid.
   """
   @spec unmap_region(region(), options()) :: result(id())
-  def unmap_region(region, opts \\ []), do: Lifecycle.unmap(region, opts)
+  def unmap_region(region, opts \\ []), do: noted(Lifecycle.unmap(region, opts))
 
   @doc "Like `unmap_region/2`, but returns the id or raises."
   @spec unmap_region!(region(), options()) :: id()
@@ -174,7 +174,7 @@ defmodule Snakepit.SharedMemory do
       :not_found
   """
   @spec deallocate_region(region(), options()) :: result(id())
-  def deallocate_region(region, opts \\ []), do: Lifecycle.deallocate(region, opts)
+  def deallocate_region(region, opts \\ []), do: noted(Lifecycle.deallocate(region, opts))
 
   @doc "Like `deallocate_region/2`, but returns the id or raises."
   @spec deallocate_region!(region(), options()) :: id()
@@ -205,7 +205,7 @@ defmodule Snakepit.SharedMemory do
       true
   """
   @spec write(region(), iodata(), options()) :: result(version())
-  def write(region, data, opts \\ []), do: Writing.write(region, data, opts)
+  def write(region, data, opts \\ []), do: noted(Writing.write(region, data, opts))
 
   @doc "Like `write/3`, but returns the version or raises."
   @spec write!(region(), iodata(), options()) :: version()
@@ -229,7 +229,7 @@ defmodule Snakepit.SharedMemory do
       true
   """
   @spec read(region(), options()) :: result(binary())
-  def read(region, opts \\ []), do: Reading.read(region, opts)
+  def read(region, opts \\ []), do: noted(Reading.read(region, opts))
 
   @doc "Like `read/2`, but returns the binary or raises."
   @spec read!(region(), options()) :: binary()
@@ -241,7 +241,7 @@ defmodule Snakepit.SharedMemory do
   Answers the version of that value. Only sealed regions have handles and zero-copy binaries.
   """
   @spec seal(region(), options()) :: result(version())
-  def seal(region, opts \\ []), do: Writing.seal(region, opts)
+  def seal(region, opts \\ []), do: noted(Writing.seal(region, opts))
 
   @doc "Like `seal/2`, but returns the version or raises."
   @spec seal!(region(), options()) :: version()
@@ -263,7 +263,7 @@ defmodule Snakepit.SharedMemory do
       true
   """
   @spec binary(region(), options()) :: result(binary())
-  def binary(region, opts \\ []), do: Exchange.binary(region, opts)
+  def binary(region, opts \\ []), do: noted(Exchange.binary(region, opts))
 
   @doc "Like `binary/2`, but returns the binary or raises."
   @spec binary!(region(), options()) :: binary()
@@ -283,7 +283,7 @@ defmodule Snakepit.SharedMemory do
       true
   """
   @spec share(iodata(), options()) :: result(handle())
-  def share(data, opts \\ []), do: Exchange.share(data, opts)
+  def share(data, opts \\ []), do: noted(Exchange.share(data, opts))
 
   @doc "Like `share/2`, but returns the handle or raises."
   @spec share!(iodata(), options()) :: handle()
@@ -296,7 +296,7 @@ defmodule Snakepit.SharedMemory do
   with string keys. A handle that was tampered with, or whose region is gone or another, is an error.
   """
   @spec fetch(handle(), options()) :: result(binary())
-  def fetch(handle, opts \\ []), do: Exchange.fetch(handle, opts)
+  def fetch(handle, opts \\ []), do: noted(Exchange.fetch(handle, opts))
 
   @doc "Like `fetch/2`, but returns the binary or raises."
   @spec fetch!(handle(), options()) :: binary()
@@ -318,7 +318,7 @@ defmodule Snakepit.SharedMemory do
       true
   """
   @spec handle(region(), options()) :: result(handle())
-  def handle(region, opts \\ []), do: Exchange.handle(region, opts)
+  def handle(region, opts \\ []), do: noted(Exchange.handle(region, opts))
 
   @doc "Like `handle/2`, but returns the handle or raises."
   @spec handle!(region(), options()) :: handle()
@@ -349,7 +349,7 @@ defmodule Snakepit.SharedMemory do
       true
   """
   @spec get_region_info(region(), options()) :: result(map())
-  def get_region_info(region, opts \\ []), do: Inspection.info(region, opts)
+  def get_region_info(region, opts \\ []), do: noted(Inspection.info(region, opts))
 
   @doc "Like `get_region_info/2`, but returns the map or raises."
   @spec get_region_info!(region(), options()) :: map()
@@ -365,7 +365,7 @@ defmodule Snakepit.SharedMemory do
     * `:local` - `true` for regions of this VM, `false` for those of other OS processes
   """
   @spec list_regions(options()) :: result([map()])
-  def list_regions(filter \\ []), do: Inspection.list(filter)
+  def list_regions(filter \\ []), do: noted(Inspection.list(filter))
 
   @doc "Like `list_regions/1`, but returns the list or raises."
   @spec list_regions!(options()) :: [map()]
@@ -405,7 +405,7 @@ defmodule Snakepit.SharedMemory do
       true
   """
   @spec cleanup_regions(options()) :: result(map())
-  def cleanup_regions(opts \\ []), do: Cleanup.run(opts)
+  def cleanup_regions(opts \\ []), do: noted(Cleanup.run(opts))
 
   @doc "Like `cleanup_regions/1`, but returns the report or raises."
   @spec cleanup_regions!(options()) :: map()
@@ -430,7 +430,7 @@ defmodule Snakepit.SharedMemory do
     * `:since` - a version: a newer value than that is a change. Default: the current version
   """
   @spec subscribe(region(), options()) :: result(reference())
-  def subscribe(region, opts \\ []), do: Subscription.subscribe(region, opts)
+  def subscribe(region, opts \\ []), do: noted(Subscription.subscribe(region, opts))
 
   @doc "Like `subscribe/2`, but returns the reference or raises."
   @spec subscribe!(region(), options()) :: reference()
@@ -454,7 +454,7 @@ defmodule Snakepit.SharedMemory do
       true
   """
   @spec set_active(reference(), boolean() | :once | pos_integer()) :: result(reference())
-  def set_active(ref, active), do: Subscription.set_active(ref, active)
+  def set_active(ref, active), do: noted(Subscription.set_active(ref, active))
 
   @doc "Like `set_active/2`, but returns the reference or raises."
   @spec set_active!(reference(), boolean() | :once | pos_integer()) :: reference()
@@ -464,11 +464,51 @@ defmodule Snakepit.SharedMemory do
   Ends a subscription: no message is sent after this has returned. Ending it twice is fine.
   """
   @spec unsubscribe(reference()) :: result(reference())
-  def unsubscribe(ref), do: Subscription.unsubscribe(ref)
+  def unsubscribe(ref), do: noted(Subscription.unsubscribe(ref))
 
   @doc "Like `unsubscribe/1`, but returns the reference or raises."
   @spec unsubscribe!(reference()) :: reference()
   def unsubscribe!(ref), do: bang(unsubscribe(ref))
+
+  # -- configuration --------------------------------------------------------------------------
+
+  @doc """
+  Changes the configuration while the application runs.
+
+  `changes` are keys of `Snakepit.SharedMemory.Config` with their new values; all others stay. The whole is
+  checked first: one bad value, and nothing changes. The answer says of each key that was named
+
+    * `:applied` - it has changed and is in effect
+    * `:needs_restart` - it is in effect when the application is started anew
+    * `:unchanged` - it had that value already
+
+  What has changed also stands in the application's environment (not in any file), so that it
+  holds when the application is started anew. Calls take effect one after the other.
+
+      iex> alias Snakepit.SharedMemory
+      iex> {:ok, changed} = SharedMemory.reconfigure(max_regions_per_process: 1_000_000, mode: :real_time)
+      iex> changed
+      %{applied: [:max_regions_per_process], needs_restart: [], unchanged: [:mode]}
+      iex> {:error, error} = SharedMemory.reconfigure(max_regions_per_process: nil, grace: -1)
+      iex> error.message
+      "invalid option :grace: expected an integer from 0 to 31622400000, got: -1"
+      iex> SharedMemory.reconfigure!(max_regions_per_process: nil).applied
+      [:max_regions_per_process]
+  """
+  @spec reconfigure(options()) ::
+          result(%{applied: [atom()], needs_restart: [atom()], unchanged: [atom()]})
+  def reconfigure(changes), do: noted(Reconfiguration.run(changes))
+
+  @doc "Like `reconfigure/1`, but returns the map or raises."
+  @spec reconfigure!(options()) ::
+          %{applied: [atom()], needs_restart: [atom()], unchanged: [atom()]}
+  def reconfigure!(changes), do: bang(reconfigure(changes))
+
+  # Every function's answer passes here on its way out: an error gets its context and its line in
+  # the log.
+  @compile {:inline, noted: 1}
+  defp noted({:error, %Error{} = error}), do: {:error, Error.Log.note(error)}
+  defp noted(answer), do: answer
 
   defp bang({:ok, value}), do: value
   defp bang({:error, error}), do: raise(error)

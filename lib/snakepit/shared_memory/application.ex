@@ -5,14 +5,15 @@ defmodule Snakepit.SharedMemory.Application do
 
   use Application
 
-  alias Snakepit.SharedMemory.{Config, Jobs, Table, Telemetry}
+  alias Snakepit.SharedMemory.{Config, Error, Jobs, Table, Telemetry}
 
   @impl true
   def start(_type, _args) do
     case Config.load() do
       {:ok, config} ->
-        Telemetry.setup()
+        Telemetry.setup(config.telemetry_enabled)
         Table.create()
+        Error.Log.create_table()
         stop_with_script()
         start_tree(config)
 

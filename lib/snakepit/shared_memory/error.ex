@@ -9,11 +9,34 @@ defmodule Snakepit.SharedMemory.Error do
     * `:region` - the region it happened to, when there is one
     * `:operation` - the function that was called, such as `:read`
     * `:remedy` - what to do about it
+    * `:platform`, `:process_id`, `:timestamp` - where, in which process and when a public function
+      answered it
+    * `:additional_info` - a map with what else is known, such as the value that came and what was
+      expected
+
+  `class/1` sorts the codes. `docs/errors.md` lists them all, with the level at which each is logged:
+  every error that a function answers is one line in the log, unless the same error of the same
+  function comes more than ten times in ten seconds; then a line says how many were left out. While
+  the application does not run, nothing is logged.
 
       iex> {:error, error} = Snakepit.SharedMemory.read("no-such-region")
       iex> {error.code, error.region, error.operation}
       {:not_found, "no-such-region", :read}
   """
+
+  alias Snakepit.SharedMemory.Error.{Catalogue, Foreign}
+
+  @io_classes %{
+    allocate_region: :allocation_failed,
+    share: :allocation_failed,
+    map_region: :mapping_failed,
+    fetch: :mapping_failed,
+    binary: :mapping_failed,
+    unmap_region: :cleanup_failed,
+    cleanup: :cleanup_failed,
+    deallocate_region: :cleanup_failed,
+    cleanup_regions: :cleanup_failed
+  }
 
   @native_codes ~w(already_exists not_found invalid_name invalid_size invalid_option invalid_handle
                    version_conflict torn empty permission_denied resource_exhausted
@@ -25,15 +48,48 @@ defmodule Snakepit.SharedMemory.Error do
   @typedoc "One of `codes/0`."
   @type code :: atom()
 
+  @typedoc """
+  What kind of failure it is. Besides the classes of Snakepit's design there are `:invalid_request` (the call
+  could not succeed), `:value_unavailable` (not now, or not that value) and `:not_available` (the
+  application does not run).
+  """
+  @type class ::
+          :allocation_failed
+          | :mapping_failed
+          | :permission_denied
+          | :region_not_found
+          | :memory_limit_exceeded
+          | :platform_error
+          | :security_violation
+          | :corruption_detected
+          | :cleanup_failed
+          | :invalid_request
+          | :value_unavailable
+          | :not_available
+
   @type t :: %__MODULE__{
           code: code(),
           message: String.t(),
           region: String.t() | nil,
           operation: atom() | nil,
-          remedy: String.t() | nil
+          remedy: String.t() | nil,
+          platform: atom(),
+          process_id: pid() | nil,
+          timestamp: DateTime.t() | nil,
+          additional_info: map()
         }
 
-  defexception [:code, :message, :region, :operation, :remedy]
+  defexception [
+    :code,
+    :message,
+    :region,
+    :operation,
+    :remedy,
+    :platform,
+    :process_id,
+    :timestamp,
+    additional_info: %{}
+  ]
 
   @doc "All codes: those of the Rust core, and those that only the Elixir side knows."
   @spec codes() :: [code()]
@@ -91,6 +147,35 @@ defmodule Snakepit.SharedMemory.Error do
       remedy: "check the id; the region may have been deallocated, or its owner may have ended"
     )
   end
+
+  @doc """
+  The class of an error, or of a code by itself.
+
+  What the operating system refuses (`:io`) is classed by what was being done when that is known.
+
+      iex> Snakepit.SharedMemory.Error.class(:resource_exhausted)
+      :memory_limit_exceeded
+      iex> {:error, error} = Snakepit.SharedMemory.allocate_region(5000)
+      iex> {error.code, Snakepit.SharedMemory.Error.class(error)}
+      {:invalid_size, :invalid_request}
+  """
+  @spec class(t() | code()) :: class()
+  def class(%__MODULE__{code: :io, operation: operation})
+      when is_map_key(@io_classes, operation),
+      do: Map.fetch!(@io_classes, operation)
+
+  def class(%__MODULE__{code: code}), do: class(code)
+  def class(code) when is_atom(code), do: Catalogue.fetch(code).class
+
+  @doc """
+  The same error as a `Snakepit.Error`, when Snakepit is loaded; else the error as it is.
+
+  Its category is `:timeout`, `:validation` or `:pool`; its details have `:reason` (our code),
+  `:class`, `:region_id`, `:operation`, `:remedy`, `:platform`, `:process_id`, `:timestamp` and
+  `:additional_info`.
+  """
+  @spec to_snakepit(t()) :: t() | struct()
+  def to_snakepit(%__MODULE__{} = error), do: Foreign.convert(error)
 
   @impl true
   def message(%__MODULE__{} = error) do

@@ -9,7 +9,7 @@ defmodule Snakepit.SharedMemory.Janitor do
 
   require Logger
 
-  alias Snakepit.SharedMemory.{Config, Native, Telemetry}
+  alias Snakepit.SharedMemory.{Config, Error, Native, Telemetry}
 
   # Pause before another attempt when the reaper could not be started: it lacked descriptors or
   # threads, or the directory was not there.
@@ -35,21 +35,15 @@ defmodule Snakepit.SharedMemory.Janitor do
   def init(config) do
     # So that `terminate/2` is called.
     Process.flag(:trap_exit, true)
-    {:ok, %__MODULE__{config: config}, {:continue, :start}}
+    {:ok, %__MODULE__{config: Config.current(config)}, {:continue, :start}}
   end
 
   @impl true
   def handle_continue(:start, %{config: config} = state) do
-    watch = %{
-      namespace: config.namespace,
-      dir: config.dir,
-      mode: config.mode,
-      grace: config.grace,
-      interval: config.cleanup_interval
-    }
-
-    case Native.start_reaper(watch, self()) do
+    case Native.start_reaper(watch(config), self()) do
       {:ok, reaper} ->
+        # The one before, when the configuration has changed: only now, so that none is missed.
+        if state.reaper, do: Native.stop_reaper(state.reaper)
         {:noreply, %{state | reaper: reaper}}
 
       {:error, {_code, message, _segment, _remedy}} ->
@@ -59,7 +53,23 @@ defmodule Snakepit.SharedMemory.Janitor do
     end
   end
 
+  defp watch(config) do
+    %{
+      namespace: config.namespace,
+      dir: config.dir,
+      mode: config.mode,
+      grace: config.grace,
+      interval: config.cleanup_interval
+    }
+  end
+
   @impl true
+  def handle_call({:reconfigure, config}, _from, state) do
+    changed? = watch(config) != watch(state.config)
+    state = %{state | config: config}
+    if changed?, do: {:reply, :ok, state, {:continue, :start}}, else: {:reply, :ok, state}
+  end
+
   def handle_call(:stats, _from, %{reaper: nil} = state), do: {:reply, :not_running, state}
 
   def handle_call(:stats, _from, state) do
@@ -112,7 +122,14 @@ defmodule Snakepit.SharedMemory.Janitor do
 
   defp report({:failed, reason}, config) do
     Telemetry.cleanup_failed(config.namespace, reason)
-    Logger.warning("shared memory: cleanup of #{config.namespace} failed: #{reason}")
+
+    # Perhaps with each sweep from now on.
+    Error.Log.note(
+      Error.new(:io, "cleanup of #{config.namespace} failed: #{reason}",
+        operation: :cleanup,
+        remedy: "check the directory #{config.dir} and its file system; it is tried again"
+      )
+    )
   end
 
   defp report({:swept, swept}, config) do

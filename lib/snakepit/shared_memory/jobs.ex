@@ -3,9 +3,7 @@ defmodule Snakepit.SharedMemory.Jobs do
   # Work on files that must be done to its end whoever dies: it runs in a task of ours, never in
   # the registry (which it would block) nor in the caller (which may be killed in the middle).
 
-  require Logger
-
-  alias Snakepit.SharedMemory.{Native, Table}
+  alias Snakepit.SharedMemory.{Error, Native, Table}
 
   @supervisor __MODULE__.Supervisor
 
@@ -69,8 +67,10 @@ defmodule Snakepit.SharedMemory.Jobs do
 
   defp warn({:ok, :ok}), do: :ok
 
-  defp warn({:error, {code, message, _segment, remedy}}) do
-    Logger.warning("shared memory: #{message} (#{code}); remedy: #{remedy}")
+  # Nobody waits for the answer: its line in the log is all there is of it.
+  defp warn({:error, failure}) do
+    Error.Log.note(Error.from_native(failure, :cleanup))
+    :ok
   end
 
   defp deliver(registry, token, outcome) do

@@ -53,6 +53,7 @@ defmodule Snakepit.SharedMemory.Lifecycle do
         options
         |> Map.take([:prefault | Keyword.keys(@settings)])
         |> Map.merge(%{size: size, slots: slots})
+        |> Map.put(:huge_pages, config.platform_options.linux.use_hugepages)
 
       record = %Record{
         target: target,

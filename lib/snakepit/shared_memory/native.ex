@@ -33,7 +33,8 @@ defmodule Snakepit.SharedMemory.Native do
           reserve: :eager | :lazy | nil,
           permissions: non_neg_integer() | nil,
           schema_id: non_neg_integer() | nil,
-          prefault: boolean() | nil
+          prefault: boolean() | nil,
+          huge_pages: boolean() | nil
         }
 
   @typedoc "What a cleanup looks at; times in milliseconds."
@@ -192,6 +193,11 @@ defmodule Snakepit.SharedMemory.Native do
 
   @spec stop_reaper(reaper()) :: :ok
   def stop_reaper(_reaper), do: stub()
+
+  # -- the machine ----------------------------------------------------------------------------
+
+  @spec capabilities(String.t()) :: answer(map())
+  def capabilities(_dir), do: stub()
 
   # -- the library itself ---------------------------------------------------------------------
 

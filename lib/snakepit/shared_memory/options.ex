@@ -3,7 +3,9 @@ defmodule Snakepit.SharedMemory.Options do
   # Options as keyword lists or maps, checked against a schema before anything is done. A message
   # names the option, what is expected and what came, and what was probably meant.
   #
-  # A schema is a keyword list: `option: {type, default}`.
+  # A schema is a keyword list: `option: {type, default}`. An option may hold options itself
+  # (`{:options, schema}`); those are checked and filled in the same way, whatever holds them, and
+  # a message names the path to them.
 
   alias Snakepit.SharedMemory.{Dtype, Error}
 
@@ -19,56 +21,65 @@ defmodule Snakepit.SharedMemory.Options do
           | {:integer, integer(), integer() | :infinity}
           | {:in, [term()]}
           | {:nilable, type()}
+          | {:tuple, [type()]}
+          | {:either, [type()]}
+          | {:options, schema()}
 
   @doc "All options of the schema, defaults filled in."
   @spec validate(term(), schema(), atom()) :: {:ok, map()} | {:error, Error.t()}
-  def validate(options, schema, operation) do
-    with {:ok, pairs} <- pairs(options, operation),
-         {:ok, given} <- check_all(pairs, schema, operation) do
-      {:ok, Map.merge(defaults(schema), given)}
-    end
-  end
+  def validate(options, schema, operation), do: check_all(options, schema, [], operation)
 
   @doc "What a schema yields when nothing is given."
   @spec defaults(schema()) :: map()
   def defaults(schema) do
-    for {name, {_type, default}} <- schema, into: %{}, do: {name, default}
+    for {name, {type, default}} <- schema, into: %{}, do: {name, default(type, default)}
   end
 
-  defp pairs(options, _operation) when is_map(options) and not is_struct(options) do
+  defp default({:options, inner}, _default), do: defaults(inner)
+  defp default(_type, default), do: default
+
+  defp check_all(options, schema, path, operation) do
+    with {:ok, pairs} <- pairs(options, path, operation) do
+      Enum.reduce_while(pairs, {:ok, defaults(schema)}, fn {name, value}, {:ok, checked} ->
+        case check(name, value, schema, path, operation) do
+          {:ok, value} -> {:cont, {:ok, Map.put(checked, name, value)}}
+          {:error, error} -> {:halt, {:error, error}}
+        end
+      end)
+    end
+  end
+
+  defp pairs(options, _path, _operation) when is_map(options) and not is_struct(options) do
     {:ok, Map.to_list(options)}
   end
 
-  defp pairs(options, operation) do
+  defp pairs(options, path, operation) do
     if Keyword.keyword?(options) do
       {:ok, options}
     else
-      {:error, invalid("options", "a keyword list or a map", options, operation)}
+      {:error, invalid(named(path), "a keyword list or a map", options, operation)}
     end
   end
 
-  defp check_all(pairs, schema, operation) do
-    Enum.reduce_while(pairs, {:ok, %{}}, fn {name, value}, {:ok, given} ->
-      case check(name, value, schema, operation) do
-        :ok -> {:cont, {:ok, Map.put(given, name, value)}}
-        {:error, error} -> {:halt, {:error, error}}
-      end
-    end)
-  end
-
-  defp check(name, value, schema, operation) do
+  defp check(name, value, schema, path, operation) do
     case is_atom(name) && Keyword.fetch(schema, name) do
+      {:ok, {{:options, inner}, _default}} ->
+        check_all(value, inner, path ++ [name], operation)
+
       {:ok, {type, _default}} ->
         if valid?(type, value) do
-          :ok
+          {:ok, value}
         else
-          {:error, invalid("option #{inspect(name)}", expected(type), value, operation)}
+          {:error, invalid(named(path ++ [name]), expected(type), value, operation)}
         end
 
       _ ->
-        {:error, unknown(name, Keyword.keys(schema), operation)}
+        {:error, unknown(name, path, Keyword.keys(schema), operation)}
     end
   end
+
+  defp named([]), do: "options"
+  defp named(path), do: "option " <> Enum.map_join(path, ", ", &inspect/1)
 
   defp valid?(:string, value), do: is_binary(value) and String.valid?(value)
   defp valid?(:boolean, value), do: is_boolean(value)
@@ -79,6 +90,12 @@ defmodule Snakepit.SharedMemory.Options do
   defp valid?(:shape, value), do: proper_list?(value) and Enum.all?(value, &dimension?/1)
   defp valid?({:in, values}, value), do: value in values
   defp valid?({:nilable, type}, value), do: is_nil(value) or valid?(type, value)
+  defp valid?({:either, types}, value), do: Enum.any?(types, &valid?(&1, value))
+
+  defp valid?({:tuple, types}, value) do
+    is_tuple(value) and tuple_size(value) == length(types) and
+      Enum.all?(Enum.zip(types, Tuple.to_list(value)), fn {type, value} -> valid?(type, value) end)
+  end
 
   defp valid?({:integer, low, high}, value) do
     # An integer is less than any atom: :infinity is a bound that nothing exceeds.
@@ -96,8 +113,11 @@ defmodule Snakepit.SharedMemory.Options do
   defp expected(:dtype), do: ~s(an element type such as :f32, {:f, 32} or "<f4")
   defp expected(:active), do: "true, false, :once or a positive count"
   defp expected(:shape), do: "a list of non-negative integers"
+  defp expected({:in, [value]}), do: inspect(value)
   defp expected({:in, values}), do: "one of #{Enum.map_join(values, ", ", &inspect/1)}"
   defp expected({:nilable, type}), do: expected(type)
+  defp expected({:either, types}), do: Enum.map_join(types, " or ", &expected/1)
+  defp expected({:tuple, types}), do: "{#{Enum.map_join(types, ", ", &expected/1)}}"
   defp expected({:integer, low, :infinity}), do: "an integer of at least #{low}"
   defp expected({:integer, low, high}), do: "an integer from #{low} to #{high}"
 
@@ -108,14 +128,16 @@ defmodule Snakepit.SharedMemory.Options do
 
     Error.new(:invalid_option, "invalid #{what}: expected #{expectation}, got: #{shown}",
       operation: operation,
-      remedy: "pass #{expectation}"
+      remedy: "pass #{expectation}",
+      additional_info: %{option: what, expected: expectation, got: shown}
     )
   end
 
-  defp unknown(name, known, operation) do
+  defp unknown(name, path, known, operation) do
     options = Enum.map_join(known, ", ", &inspect/1)
+    option = Enum.map_join(path ++ [name], ", ", &inspect(&1, limit: 5, printable_limit: 60))
 
-    Error.new(:invalid_option, "unknown option #{inspect(name)}#{did_you_mean(name, known)}",
+    Error.new(:invalid_option, "unknown option #{option}#{did_you_mean(name, known)}",
       operation: operation,
       remedy: if(known == [], do: "this call takes no options", else: "there are: #{options}")
     )

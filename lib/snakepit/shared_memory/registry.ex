@@ -71,7 +71,7 @@ defmodule Snakepit.SharedMemory.Registry do
 
   @impl true
   def init(config) do
-    {:ok, %__MODULE__{config: config}, {:continue, :recover}}
+    {:ok, %__MODULE__{config: Config.current(config)}, {:continue, :recover}}
   end
 
   # After a crash the tables are still there. Those who waited for a region that was being created
@@ -152,6 +152,10 @@ defmodule Snakepit.SharedMemory.Registry do
       nil -> {:reply, :not_mapped, state}
       {ref, _key} -> handle_call({:unmap, ref, pid}, from, state)
     end
+  end
+
+  def handle_call({:reconfigure, config}, _from, state) do
+    {:reply, :ok, %{state | config: config}}
   end
 
   def handle_call(message, {pid, _tag}, state) do

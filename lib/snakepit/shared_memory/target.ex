@@ -24,11 +24,20 @@ defmodule Snakepit.SharedMemory.Target do
   def resolve(region, options, operation) do
     with {:ok, config} <- Config.fetch(operation) do
       case region do
-        id when is_binary(id) -> {:ok, new(id, options, config)}
+        id when is_binary(id) -> named(id, options, config, operation)
         %Region{} -> {:ok, new(region.id, Map.take(region, [:namespace, :dir]), config)}
         %{"__snakepit_shm__" => _} -> from_handle(region, options, config, operation)
         other -> {:error, not_a_region(other, operation)}
       end
+    end
+  end
+
+  # The core tells what is wrong with other names; it takes none that is no text.
+  defp named(id, options, config, operation) do
+    if String.valid?(id) do
+      {:ok, new(id, options, config)}
+    else
+      {:error, not_a_region(id, operation)}
     end
   end
 
@@ -77,7 +86,8 @@ defmodule Snakepit.SharedMemory.Target do
         reserve: nil,
         permissions: nil,
         schema_id: nil,
-        prefault: nil
+        prefault: nil,
+        huge_pages: nil
       },
       settings
     )

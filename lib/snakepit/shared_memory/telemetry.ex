@@ -2,7 +2,8 @@ defmodule Snakepit.SharedMemory.Telemetry do
   @moduledoc """
   The events that this library emits.
 
-  They go through `:telemetry` when that application is loaded when ours starts; without it they
+  They go through `:telemetry` when that application is loaded when ours starts; without it, and
+  with `telemetry_enabled: false`, they
   are no-ops that cost one `:persistent_term` lookup. Each operation is a span: `:start`, then
   `:stop` or `:exception`.
 
@@ -23,6 +24,7 @@ defmodule Snakepit.SharedMemory.Telemetry do
   | `[:cleanup, :process_ended]` | another OS process of the namespace has ended |
   | `[:cleanup, :swept]` | a sweep found something to do, or `Snakepit.SharedMemory.cleanup_regions/1` |
   | `[:cleanup, :failed]` | a sweep failed, or could not be begun |
+  | `[:config, :changed]` | `Snakepit.SharedMemory.reconfigure/1`, when something changed |
 
   | Event | Measurements | Metadata |
   |---|---|---|
@@ -33,6 +35,7 @@ defmodule Snakepit.SharedMemory.Telemetry do
   | `[:cleanup, :process_ended]` | `count` (1) | `namespace`, `os_pid`, `name` |
   | `[:cleanup, :swept]` | `removed`, `corrupted`, `recovered`, `cleared_readers` (counts) | `namespace`, `source`: `:janitor` or `:call`, `report` as from `cleanup_regions/1` |
   | `[:cleanup, :failed]` | `count` (1) | `namespace`, `reason` |
+  | `[:config, :changed]` | `applied`, `needs_restart` (counts of keys) | `namespace`, `applied` and `needs_restart` (keys), `changes`: `%{key => {old, new}}` |
   """
 
   # Called only when it is loaded.
@@ -53,14 +56,14 @@ defmodule Snakepit.SharedMemory.Telemetry do
         @prefix ++ [:region, operation, step]
       end
 
-    Enum.map(@cleanups, &(@prefix ++ [:cleanup, &1])) ++ spans
+    [@prefix ++ [:config, :changed] | Enum.map(@cleanups, &(@prefix ++ [:cleanup, &1])) ++ spans]
   end
 
   @doc false
-  @spec setup() :: :ok
-  def setup do
+  @spec setup(boolean()) :: :ok
+  def setup(wanted? \\ true) do
     loaded? = Code.ensure_loaded?(:telemetry) and function_exported?(:telemetry, :execute, 3)
-    :persistent_term.put(@key, loaded?)
+    :persistent_term.put(@key, wanted? and loaded?)
   end
 
   @doc "Whether events are emitted at all."
@@ -114,6 +117,25 @@ defmodule Snakepit.SharedMemory.Telemetry do
   @spec cleanup_failed(String.t(), String.t()) :: :ok
   def cleanup_failed(namespace, reason) do
     cleanup(:failed, %{count: 1}, %{namespace: namespace, reason: reason})
+  end
+
+  @doc false
+  @spec config_changed(String.t(), map(), map()) :: :ok
+  def config_changed(namespace, %{applied: applied, needs_restart: later}, changes) do
+    if enabled?() do
+      measurements = %{applied: length(applied), needs_restart: length(later)}
+
+      metadata = %{
+        namespace: namespace,
+        applied: applied,
+        needs_restart: later,
+        changes: changes
+      }
+
+      :telemetry.execute(@prefix ++ [:config, :changed], measurements, metadata)
+    end
+
+    :ok
   end
 
   defp cleanup(event, measurements, metadata) when event in @cleanups do

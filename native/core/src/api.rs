@@ -1,5 +1,6 @@
 //! The public names, and the short forms for the default namespace (plan, "API Contracts").
 
+pub use crate::capabilities::{Capabilities, capabilities};
 pub use crate::descriptor::{DataFormat, Descriptor, MAX_DIMS};
 pub use crate::discovery::{
     SegmentChange, SegmentDiscovery, SegmentInfo, SegmentWatch, list_segments,

@@ -27,7 +27,7 @@
 //! # Layers
 //!
 //! Each module uses only those to its left: `error, sync, layout` → `copy, seqlock` → `platform` →
-//! `mapping` → `name, participant` → `segment, reclaim` → `writer, reader` → `discovery, lifecycle` →
+//! `mapping, capabilities` → `name, participant` → `segment, reclaim` → `writer, reader` → `discovery, lifecycle` →
 //! `monitor` → `lib`. Unsafe code
 //! is in `mapping`, `copy` and `platform` alone.
 
@@ -40,6 +40,8 @@ mod seqlock;
 mod sync;
 
 // Loom runs the protocol alone; what follows touches real memory and real files.
+#[cfg(not(loom))]
+mod capabilities;
 #[cfg(not(loom))]
 #[allow(unsafe_code)]
 mod copy;

@@ -26,7 +26,8 @@ defmodule Snakepit.SharedMemory.ApplicationTest do
       fn -> SharedMemory.get_region_info("x", place) end,
       fn -> SharedMemory.list_regions(place) end,
       fn -> SharedMemory.cleanup_regions(place) end,
-      fn -> SharedMemory.subscribe("x", place) end
+      fn -> SharedMemory.subscribe("x", place) end,
+      fn -> SharedMemory.reconfigure(grace: 1) end
     ]
   end
 

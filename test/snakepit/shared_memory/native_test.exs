@@ -203,6 +203,20 @@ defmodule Snakepit.SharedMemory.NativeTest do
     for writer <- [plain, writer], do: assert({:ok, :ok} = Native.discard(writer))
   end
 
+  test "huge pages are asked for, and refused by name where the mount has none", context do
+    %{place: place, dir: dir} = context
+    {:ok, machine} = Native.capabilities(dir)
+    answer = Native.create(native(place, "huge", %{huge_pages: true}))
+
+    if machine.huge_pages do
+      assert {:ok, writer} = answer
+      assert {:ok, :ok} = Native.discard(writer)
+    else
+      assert {:error, {:invalid_option, message, _, _}} = answer
+      assert message =~ "huge_pages"
+    end
+  end
+
   # Of each mapping of a file in `dir`, how much is in memory.
   defp mapped_kilobytes(dir) do
     parts = "/proc/self/smaps" |> File.read!() |> String.split(~r/^(?=[0-9a-f]+-[0-9a-f]+ )/m)

@@ -10,7 +10,11 @@ defmodule Snakepit.SharedMemory.OptionsTest do
     label: {:string, "x"},
     flag: {:boolean, true},
     extra: {:map, %{}},
-    count: {{:integer, 0, :infinity}, 0}
+    count: {{:integer, 0, :infinity}, 0},
+    limit: {{:either, [{:in, [:none]}, {:tuple, [{:in, [:most]}, {:integer, 1, 9}]}]}, :none},
+    nested:
+      {{:options,
+        [level: {:boolean, true}, deep: {{:options, [size: {{:integer, 1, 3}, 2}]}, nil}]}, nil}
   ]
 
   defp message(options) do
@@ -59,5 +63,48 @@ defmodule Snakepit.SharedMemory.OptionsTest do
   test "cuts long values short" do
     assert String.length(message(size: Enum.to_list(1..100_000))) < 200
     assert String.length(message(level: String.duplicate("x", 100_000))) < 300
+  end
+
+  test "options inside an option are filled in and checked, whatever holds them" do
+    assert Options.defaults(@schema).nested == %{level: true, deep: %{size: 2}}
+
+    for nested <- [[deep: [size: 3]], %{deep: %{size: 3}}, [deep: %{size: 3}]] do
+      assert {:ok, %{nested: %{level: true, deep: %{size: 3}}}} =
+               Options.validate([nested: nested], @schema, :test)
+    end
+
+    assert {:ok, %{nested: %{level: false, deep: %{size: 2}}}} =
+             Options.validate(%{nested: [level: false]}, @schema, :test)
+  end
+
+  test "and named by the path to them" do
+    assert message(nested: [deep: [size: 4]]) ==
+             "invalid option :nested, :deep, :size: expected an integer from 1 to 3, got: 4"
+
+    assert message(nested: [deep: [sise: 1]]) ==
+             "unknown option :nested, :deep, :sise, did you mean :size?"
+
+    assert message(nested: %{"level" => 1}) ==
+             ~s(unknown option :nested, "level", did you mean :level?)
+
+    assert message(nested: 1) =~
+             "invalid option :nested: expected a keyword list or a map, got: 1"
+
+    assert message(nested: [deep: nil]) =~
+             "invalid option :nested, :deep: expected a keyword list"
+
+    assert message(nested: [deep: 1..2]) =~
+             "invalid option :nested, :deep: expected a keyword list"
+  end
+
+  test "tuples and choices" do
+    for limit <- [:none, {:most, 1}, {:most, 9}] do
+      assert {:ok, %{limit: ^limit}} = Options.validate([limit: limit], @schema, :test)
+    end
+
+    for limit <- [:most, {:most, 10}, {:most}, {:most, 1, 2}, {:none, 1}, nil, []] do
+      assert message(limit: limit) =~
+               "option :limit: expected :none or {:most, an integer from 1 to 9}, got: "
+    end
   end
 end

@@ -67,6 +67,11 @@ impl Unnamed {
         })
     }
 
+    /// Whether it has no name at all, not even for a while.
+    pub(crate) fn is_unnamed(&self) -> bool {
+        self.temporary.is_none()
+    }
+
     /// Gives the file its name; `AlreadyExists` when the name is taken.
     pub(crate) fn link(&self, path: &Path) -> io::Result<()> {
         if let Some(temporary) = &self.temporary {
@@ -132,6 +137,16 @@ pub(crate) fn reserve(file: &File, offset: usize, len: usize) -> io::Result<()> 
         }
     }
     Ok(())
+}
+
+/// Bytes of the file system of `dir`: in all, and still there for us.
+pub(crate) fn space(dir: &Path) -> io::Result<(u64, u64)> {
+    let stat = statvfs::statvfs(dir)?;
+    let unit = stat.fragment_size() as u64;
+    Ok((
+        stat.blocks() as u64 * unit,
+        stat.blocks_available() as u64 * unit,
+    ))
 }
 
 /// Bytes that the file system of `dir` still has for us.

@@ -19,6 +19,7 @@ pub struct Segment {
     permissions: Option<u32>,
     schema_id: Option<u64>,
     prefault: Option<bool>,
+    huge_pages: Option<bool>,
 }
 
 #[derive(NifUnitEnum, Clone, Copy)]
@@ -85,6 +86,7 @@ impl Segment {
         let options = with(options, self.permissions, SegmentOptions::permissions);
         let options = with(options, self.schema_id, SegmentOptions::schema_id);
         let options = with(options, self.prefault, SegmentOptions::prefault);
+        let options = with(options, self.huge_pages, SegmentOptions::huge_pages);
         let options = with(
             options,
             self.reserve.map(Reserve::from),

@@ -1,0 +1,6 @@
+defmodule Snakepit.SharedMemory.Platform.Windows do
+  @moduledoc false
+  # Named, so that what is missing is an answer and not a crash.
+
+  use Snakepit.SharedMemory.Platform.Limited, "Windows"
+end
