@@ -17,6 +17,19 @@ defmodule Snakepit.SharedMemory.Config do
       which is 1 s, and 5 s with `mode: :simulation`
     * `:grace` - milliseconds that the region of a crashed OS process waits for another to take it
       over, before it is removed. Default: `10_000`
+    * `:default_timeout` - milliseconds without use after which a region is removed, where
+      `allocate_region/2` says nothing else; `nil` is never. Default: `nil`
+    * `:reference_grace` - milliseconds that a region with `cleanup_policy: :reference_counted`
+      stays after its last reference has gone. Default: `5_000`
+    * `:max_regions_per_process`, `:max_memory_per_process` - regions that one process may own, and
+      their bytes, counting every slot; `nil` is no limit. Default: `nil`
+    * `:max_regions_per_session`, `:max_memory_per_session` - the same for the regions of a session.
+      Default: `nil`
+    * `:on_limit` - what happens to an allocation for which there is no room: `:reject`, or
+      `{:throttle, ms}`: it waits so long for room to be made. Default: `:reject`
+    * `:session_source` - module that knows which sessions and workers have ended, see
+      `Snakepit.SharedMemory.SessionSource`. Default: Snakepit's own session store and worker registry,
+      when Snakepit is loaded
 
   The configuration is read and checked once, when the application starts; a mistake in it stops
   the start with a message that names the key.
@@ -37,7 +50,15 @@ defmodule Snakepit.SharedMemory.Config do
     max_total_memory: {{:integer, 4096, :infinity}, 10 * @gib},
     mode: {{:in, [:real_time, :simulation]}, :real_time},
     cleanup_interval: {{:nilable, {:integer, 1, @longest_ms}}, nil},
-    grace: {{:integer, 0, @longest_ms}, 10_000}
+    grace: {{:integer, 0, @longest_ms}, 10_000},
+    default_timeout: {{:nilable, {:integer, 1, @longest_ms}}, nil},
+    reference_grace: {{:integer, 0, @longest_ms}, 5_000},
+    max_regions_per_process: {{:nilable, {:integer, 1, :infinity}}, nil},
+    max_memory_per_process: {{:nilable, {:integer, 4096, :infinity}}, nil},
+    max_regions_per_session: {{:nilable, {:integer, 1, :infinity}}, nil},
+    max_memory_per_session: {{:nilable, {:integer, 4096, :infinity}}, nil},
+    on_limit: {:on_limit, :reject},
+    session_source: {:atom, Snakepit.SharedMemory.SessionSource.Snakepit}
   ]
 
   @type t :: %__MODULE__{
@@ -49,7 +70,15 @@ defmodule Snakepit.SharedMemory.Config do
           max_total_memory: pos_integer(),
           mode: :real_time | :simulation,
           cleanup_interval: pos_integer() | nil,
-          grace: non_neg_integer()
+          grace: non_neg_integer(),
+          default_timeout: pos_integer() | nil,
+          reference_grace: non_neg_integer(),
+          max_regions_per_process: pos_integer() | nil,
+          max_memory_per_process: pos_integer() | nil,
+          max_regions_per_session: pos_integer() | nil,
+          max_memory_per_session: pos_integer() | nil,
+          on_limit: :reject | {:throttle, pos_integer()},
+          session_source: module()
         }
 
   @enforce_keys Keyword.keys(@schema)

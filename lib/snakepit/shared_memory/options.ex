@@ -5,7 +5,7 @@ defmodule Snakepit.SharedMemory.Options do
   #
   # A schema is a keyword list: `option: {type, default}`.
 
-  alias Snakepit.SharedMemory.{Dtype, Error}
+  alias Snakepit.SharedMemory.{Dtype, Error, Permissions}
 
   @type schema :: [{atom(), {type(), term()}}]
   @type type ::
@@ -16,6 +16,11 @@ defmodule Snakepit.SharedMemory.Options do
           | :shape
           | :dtype
           | :active
+          | :strings
+          | :permissions
+          | :timeout
+          | :on_limit
+          | :atom
           | {:integer, integer(), integer() | :infinity}
           | {:in, [term()]}
           | {:nilable, type()}
@@ -77,6 +82,12 @@ defmodule Snakepit.SharedMemory.Options do
   defp valid?(:dtype, value), do: match?({:ok, _}, Dtype.to_string(value))
   defp valid?(:active, value), do: is_boolean(value) or value == :once or count?(value)
   defp valid?(:shape, value), do: proper_list?(value) and Enum.all?(value, &dimension?/1)
+  defp valid?(:strings, value), do: proper_list?(value) and Enum.all?(value, &valid?(:string, &1))
+  defp valid?(:permissions, value), do: match?({:ok, _}, Permissions.mode(value))
+  defp valid?(:timeout, value), do: value in [nil, :default] or milliseconds?(value)
+  defp valid?(:on_limit, {:throttle, wait}), do: milliseconds?(wait)
+  defp valid?(:on_limit, value), do: value == :reject
+  defp valid?(:atom, value), do: is_atom(value) and value not in [nil, true, false]
   defp valid?({:in, values}, value), do: value in values
   defp valid?({:nilable, type}, value), do: is_nil(value) or valid?(type, value)
 
@@ -85,6 +96,8 @@ defmodule Snakepit.SharedMemory.Options do
     is_integer(value) and value >= low and value <= high
   end
 
+  # Up to a century: what a timer of the VM can still take.
+  defp milliseconds?(value), do: is_integer(value) and value in 1..3_155_760_000_000
   defp count?(value), do: is_integer(value) and value in 1..0xFFFFFFFF
   defp dimension?(value), do: is_integer(value) and value in 0..0xFFFFFFFF
   defp proper_list?(value), do: is_list(value) and List.improper?(value) == false
@@ -96,6 +109,11 @@ defmodule Snakepit.SharedMemory.Options do
   defp expected(:dtype), do: ~s(an element type such as :f32, {:f, 32} or "<f4")
   defp expected(:active), do: "true, false, :once or a positive count"
   defp expected(:shape), do: "a list of non-negative integers"
+  defp expected(:strings), do: "a list of strings"
+  defp expected(:permissions), do: Permissions.expected()
+  defp expected(:timeout), do: "a positive number of milliseconds, or nil for never"
+  defp expected(:on_limit), do: ":reject or {:throttle, milliseconds}"
+  defp expected(:atom), do: "the name of a module"
   defp expected({:in, values}), do: "one of #{Enum.map_join(values, ", ", &inspect/1)}"
   defp expected({:nilable, type}), do: expected(type)
   defp expected({:integer, low, :infinity}), do: "an integer of at least #{low}"

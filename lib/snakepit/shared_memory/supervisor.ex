@@ -7,14 +7,14 @@ defmodule Snakepit.SharedMemory.Supervisor do
 
   use Supervisor
 
-  alias Snakepit.SharedMemory.{Janitor, Jobs, Membership, Registry}
+  alias Snakepit.SharedMemory.{Expiry, Janitor, Jobs, Membership, Registry}
 
   def start_link(config), do: Supervisor.start_link(__MODULE__, config, name: __MODULE__)
 
   @doc "Ends the children, last first; the jobs are waited for."
   @spec terminate_children(pid()) :: :ok
   def terminate_children(supervisor) do
-    Enum.each([Janitor, Membership, Registry, Jobs], fn child ->
+    Enum.each([Janitor, Membership, Expiry, Registry, Jobs], fn child ->
       Supervisor.terminate_child(supervisor, Supervisor.child_spec(child, []).id)
     end)
   end
@@ -24,10 +24,12 @@ defmodule Snakepit.SharedMemory.Supervisor do
     children = [
       Jobs,
       {Registry, config},
+      {Expiry, config},
       {Membership, config},
       {Janitor, {config, name: Janitor}}
     ]
 
-    Supervisor.init(children, strategy: :rest_for_one, max_restarts: 10)
+    # A restart costs milliseconds and nobody a region; to give up costs all of them.
+    Supervisor.init(children, strategy: :rest_for_one, max_restarts: 200, max_seconds: 5)
   end
 end

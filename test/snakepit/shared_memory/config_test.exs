@@ -17,7 +17,15 @@ defmodule Snakepit.SharedMemory.ConfigTest do
              max_total_memory: 10_737_418_240,
              mode: :real_time,
              cleanup_interval: nil,
-             grace: 10_000
+             grace: 10_000,
+             default_timeout: nil,
+             reference_grace: 5_000,
+             max_regions_per_process: nil,
+             max_memory_per_process: nil,
+             max_regions_per_session: nil,
+             max_memory_per_session: nil,
+             on_limit: :reject,
+             session_source: Snakepit.SharedMemory.SessionSource.Snakepit
            }
   end
 
@@ -42,7 +50,16 @@ defmodule Snakepit.SharedMemory.ConfigTest do
           cleanup_interval: 0,
           cleanup_interval: "1 s",
           grace: -1,
-          grace: nil
+          grace: nil,
+          default_timeout: 0,
+          reference_grace: -1,
+          max_regions_per_process: 0,
+          max_memory_per_process: 1,
+          max_regions_per_session: "5",
+          max_memory_per_session: 4095,
+          on_limit: :throttle,
+          on_limit: {:throttle, 0},
+          session_source: "Sessions"
         ] do
       assert {:error, %Error{code: :invalid_option} = error} = Config.new([{key, value}])
       assert error.message =~ inspect(key)

@@ -181,7 +181,9 @@ defmodule Snakepit.SharedMemory.RegistryTest do
   test "nothing is kept of processes that hold nothing any more", %{place: place} do
     empty? = fn ->
       state = :sys.get_state(Registry)
-      {state.processes, state.regions, state.bytes, state.jobs} == {%{}, 0, 0, %{}}
+
+      {state.ledger.processes, state.ledger.usage, state.jobs, state.monitors} ==
+        {%{}, %{}, %{}, %{}}
     end
 
     # What earlier tests held is on its way out.
