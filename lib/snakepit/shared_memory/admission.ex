@@ -56,7 +56,8 @@ defmodule Snakepit.SharedMemory.Admission do
   defp let_in(state, %{request: request}) do
     case unused(request.record, request.operation) do
       :ok ->
-        begin(state, request)
+        {:ok, approached} = fits(state, request)
+        state |> begin(request) |> alert(:approached, approached)
 
       {:error, error} ->
         GenServer.reply(request.from, {:error, error})
@@ -94,16 +95,17 @@ defmodule Snakepit.SharedMemory.Admission do
   # Behind those who wait for the same: nobody is overtaken.
   defp room(state, request) do
     case Waiting.ahead(state.waiting, request.scopes) do
-      nil ->
-        config = Registry.config(state)
+      nil -> fits(state, request)
+      limit -> {:full, limit}
+    end
+  end
 
-        with {:ok, _usage, approached} <-
-               Limits.admit(state.ledger.usage, request.scopes, request.bytes, config) do
-          {:ok, approached}
-        end
+  defp fits(state, request) do
+    config = Registry.config(state)
 
-      limit ->
-        {:full, limit}
+    with {:ok, _usage, approached} <-
+           Limits.admit(state.ledger.usage, request.scopes, request.bytes, config) do
+      {:ok, approached}
     end
   end
 

@@ -96,11 +96,16 @@ defmodule Snakepit.SharedMemory.Ledger do
     update(ledger, pid, &%{&1 | referred: MapSet.delete(&1.referred, {key, holder})})
   end
 
-  @doc "Forgets a process that has ended; what it had."
-  @spec take(t(), pid()) :: {process() | nil, t()}
-  def take(ledger, pid) do
-    {process, processes} = Map.pop(ledger.processes, pid)
-    {process, %{ledger | processes: processes}}
+  @doc "Forgets a process that has ended, by our own monitor; what it had."
+  @spec take(t(), pid(), reference()) :: {process() | nil, t()}
+  def take(ledger, pid, monitor) do
+    case ledger.processes do
+      %{^pid => %{monitor: ^monitor} = process} ->
+        {process, %{ledger | processes: Map.delete(ledger.processes, pid)}}
+
+      _ ->
+        {nil, ledger}
+    end
   end
 
   defp update(ledger, pid, change) do

@@ -5,6 +5,8 @@ defmodule Snakepit.SharedMemory.ReferenceCounter do
   A region is referred to by its owner, by each mapping (`Snakepit.SharedMemory.map_region/2`), by each
   attached reader of another OS process, and by what `increment/2` adds for those who need it kept but
   do not read it themselves. What this VM's processes refer to ends when they die, however they die.
+  Binaries from `Snakepit.SharedMemory.binary/2` and `Snakepit.SharedMemory.fetch/2` are no references: they
+  stay valid when the region goes.
 
   With `cleanup_policy: :reference_counted` a region is marked when the last reference has gone, and
   removed after the grace (`:reference_grace` in `Snakepit.SharedMemory.Config`) unless somebody maps it

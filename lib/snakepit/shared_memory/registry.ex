@@ -36,6 +36,10 @@ defmodule Snakepit.SharedMemory.Registry do
 
   @type t :: %__MODULE__{}
 
+  @doc "Says that limits may have changed: who waits for room may have it now."
+  @spec reconfigured() :: :ok
+  def reconfigured, do: GenServer.cast(__MODULE__, :reconfigured)
+
   @doc "The configuration of now; while the application starts, that which it starts with."
   @spec config(t()) :: Config.t()
   def config(state) do
@@ -175,6 +179,7 @@ defmodule Snakepit.SharedMemory.Registry do
   end
 
   @impl true
+  def handle_cast(:reconfigured, state), do: {:noreply, Admission.drain(state)}
   def handle_cast(message, state), do: handle_info(message, state)
 
   @impl true
@@ -187,7 +192,7 @@ defmodule Snakepit.SharedMemory.Registry do
         {:noreply, Admission.drain(Admission.withdraw(state, id))}
 
       {nil, _monitors} ->
-        {:noreply, Admission.drain(process_down(pid, state))}
+        {:noreply, Admission.drain(process_down(pid, monitor, state))}
     end
   end
 
@@ -276,8 +281,8 @@ defmodule Snakepit.SharedMemory.Registry do
     change(state, &Ledger.hold(&1, pid, key, ref))
   end
 
-  defp process_down(pid, state) do
-    case Ledger.take(state.ledger, pid) do
+  defp process_down(pid, monitor, state) do
+    case Ledger.take(state.ledger, pid, monitor) do
       {nil, _ledger} ->
         state
 

@@ -71,7 +71,10 @@ defmodule Snakepit.SharedMemory.Sessions do
   @spec sweep() :: :ok
   def sweep do
     with {:ok, config} <- Config.fetch(:sweep) do
-      for {kind, id} <- Table.leases(), state(config, kind, id) == :ended do
+      # The application may stop meanwhile, and each answer may be long in coming.
+      for {kind, id} <- Table.leases(),
+          match?({:ok, _}, Config.fetch(:sweep)),
+          state(config, kind, id) == :ended do
         %{removed: removed} = release_all(kind, id, operation(kind))
         Logger.info("shared memory: #{kind} #{id} has ended, #{length(removed)} regions removed")
       end

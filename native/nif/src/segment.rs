@@ -46,7 +46,10 @@ fn usage(segment: Segment) -> Answer<(u64, u64)> {
     let report = segment.options().inspect()?;
     let own = std::process::id();
     let others = report.readers.iter().filter(|reader| {
-        let foreign = reader.process.as_ref().is_none_or(|process| process.pid != own);
+        let foreign = reader
+            .process
+            .as_ref()
+            .is_none_or(|process| process.pid != own);
         foreign && reader.alive != Some(false)
     });
     Ok((report.version, others.count() as u64))

@@ -2,7 +2,7 @@ defmodule Snakepit.SharedMemory.LimitsEnforcedTest do
   # Changes the limits of the whole application.
   use Snakepit.SharedMemory.Case, async: false
 
-  alias Snakepit.SharedMemory.{Listener, Registry}
+  alias Snakepit.SharedMemory.{Config, Listener, Registry}
 
   @moduletag :capture_log
 
@@ -147,6 +147,18 @@ defmodule Snakepit.SharedMemory.LimitsEnforcedTest do
       assert eventually(fn -> waiting() == 1 end)
       SharedMemory.deallocate_region!(held, place)
       assert Task.await(second) == {:ok, "second"}
+    end)
+  end
+
+  test "throttled: limits that are raised let in who waits", %{place: place} do
+    with_config([max_regions: 1, on_limit: {:throttle, 3_600_000}], fn ->
+      SharedMemory.allocate_region!(4096, place)
+      waiter = Task.async(fn -> SharedMemory.allocate_region(4096, place) end)
+      assert eventually(fn -> waiting() == 1 end)
+      {:ok, config} = Config.fetch(:test)
+      Config.install(%{config | max_regions: 2})
+      Registry.reconfigured()
+      assert {:ok, _} = Task.await(waiter)
     end)
   end
 
