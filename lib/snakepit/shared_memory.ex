@@ -59,7 +59,7 @@ defmodule Snakepit.SharedMemory do
   """
 
   alias Snakepit.SharedMemory.{Cleanup, Error, Exchange, Inspection, Lifecycle, Reading}
-  alias Snakepit.SharedMemory.{Reconfiguration, Region, Subscription, Writing}
+  alias Snakepit.SharedMemory.{Reconfiguration, Region, Sessions, Subscription, Writing}
 
   @typedoc "A region's id: its name in shared memory, 1 to 128 of `A-Z a-z 0-9 . _ -`."
   @type id :: String.t()
@@ -90,6 +90,17 @@ defmodule Snakepit.SharedMemory do
     * `:name` - the id. Default: generated, `shm_<time>_<random>`
     * `:owner` - pid of this node whose death removes the region. Default: the caller
     * `:metadata` - a map for `get_region_info/2` to show. It stays in this VM
+    * `:cleanup_policy` - when the region goes by itself. `:automatic`: with its owner. `:manual`:
+      never; it belongs to the node once its owner has died, and goes when that stops.
+      `:reference_counted`: when nobody refers to it any more, see
+      `Snakepit.SharedMemory.ReferenceCounter`. Default: `:automatic`
+    * `:timeout` - milliseconds without use after which the region is removed, whatever its policy;
+      `nil` is never. Used is what is mapped, read, written, or fetched in this VM, and what another OS
+      process has attached; it goes between one and one and a half times the timeout after that.
+      Default: `:default_timeout` of the configuration
+    * `:access_mode` - what `map_region/2` gives where it is not told: `:read_only` or `:read_write`
+    * `:session`, `:worker` - ids that it belongs to, see `release_session/2` and `release_worker/2`
+    * `:tags` - a list of strings, for `list_regions/1` to find it by
     * `:slots` - 1 to 64 values kept at once. With two or more, readers always find a complete
       value. Default: 4 up to 1 MiB, 2 above
     * `:max_readers` - room in the table of OS-level readers, 1 to 16,384. Default: 1,024
@@ -97,7 +108,9 @@ defmodule Snakepit.SharedMemory do
     * `:notify` - `false` makes writes a little cheaper and `subscribe/2` impossible. Default: `true`
     * `:timestamps` - `:off`, `:coarse` (1 to 10 ms) or `:precise`. Default: `:coarse`
     * `:reserve` - `:eager` takes the memory now, `:lazy` when it is touched. Default: `:eager`
-    * `:permissions` - mode of the files. Default: `0o600`
+    * `:permissions` - mode of the files, or a map with `:group` and `:other`, each `:read_write`,
+      `:read_only` or `:none`, and `:owner`, which always is `:read_write`. Default: `0o600`
+    * `:security_level` - `:standard`, the only one there is
     * `:schema_id` - 64 bits that tell layouts of the value apart. Default: 0
 
       iex> {:ok, id} = Snakepit.SharedMemory.allocate_region(8192, name: "doc-allocate", slots: 2)
@@ -337,8 +350,11 @@ defmodule Snakepit.SharedMemory do
     * `:created_at`, `:last_accessed` - `DateTime`; the latter is the last write as far as it is
       known: to the value's timestamp here, to the file's in a list
     * `:owner_pid`, `:metadata` - nil and `%{}` for regions of other OS processes
-    * `:reference_count` - the owner and the mappings of this VM; `:reader_count` - attached readers
-      of all OS processes
+    * `:reference_count` - the owner, the mappings and the other references of this VM, see
+      `Snakepit.SharedMemory.ReferenceCounter`; `:reader_count` - attached readers of all OS processes
+    * `:cleanup_policy`, `:timeout`, `:access_mode`, `:permissions` (as a map), `:session`, `:worker`,
+      `:tags` - as allocated; nil and `[]` for regions of other OS processes
+    * `:marked` - whether the last reference has gone and the grace is running
     * `:platform_handle` - the OS process that writes it, its module and its file
 
       iex> id = Snakepit.SharedMemory.allocate_region!(4096, metadata: %{unit: "K"})
@@ -361,6 +377,9 @@ defmodule Snakepit.SharedMemory do
   Each is a map as from `get_region_info/2`, without `:format`, `:dtype` and `:shape`. Filters, all of which must hold:
 
     * `:owner` - a pid
+    * `:session`, `:worker` - an id; `:tag` - one of its tags
+    * `:min_size`, `:max_size` - bounds of its capacity in bytes
+    * `:older_than` - created at least so many milliseconds ago
     * `:state` - `:active`, `:sealed` or `:closed`
     * `:local` - `true` for regions of this VM, `false` for those of other OS processes
   """
@@ -370,6 +389,34 @@ defmodule Snakepit.SharedMemory do
   @doc "Like `list_regions/1`, but returns the list or raises."
   @spec list_regions!(options()) :: [map()]
   def list_regions!(filter \\ []), do: bang(list_regions(filter))
+
+  @doc """
+  Removes the regions of this VM that belong to a session, whoever owns them, and answers a report.
+
+  `:removed` - their ids; `:failed` - maps with `:id` and `:error`; `:bytes` - how many came free. What
+  is allocated while it runs may stay. A session without regions is no error.
+
+      iex> alias Snakepit.SharedMemory
+      iex> id = SharedMemory.allocate_region!(4096, session: "doc-session", slots: 1)
+      iex> SharedMemory.release_session("doc-session") == {:ok, %{removed: [id], failed: [], bytes: 4096}}
+      true
+      iex> SharedMemory.list_regions(session: "doc-session")
+      {:ok, []}
+  """
+  @spec release_session(String.t(), options()) :: result(map())
+  def release_session(id, opts \\ []), do: Sessions.release(:session, id, opts)
+
+  @doc "Like `release_session/2`, but returns the report or raises."
+  @spec release_session!(String.t(), options()) :: map()
+  def release_session!(id, opts \\ []), do: bang(release_session(id, opts))
+
+  @doc "Removes the regions of this VM that belong to a worker, as `release_session/2` does."
+  @spec release_worker(String.t(), options()) :: result(map())
+  def release_worker(id, opts \\ []), do: Sessions.release(:worker, id, opts)
+
+  @doc "Like `release_worker/2`, but returns the report or raises."
+  @spec release_worker!(String.t(), options()) :: map()
+  def release_worker!(id, opts \\ []), do: bang(release_worker(id, opts))
 
   @doc """
   Removes what nobody uses any more, now; a region that a living process uses is never touched.

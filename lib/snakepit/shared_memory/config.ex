@@ -41,6 +41,9 @@ defmodule Snakepit.SharedMemory.Config do
       is 1 s, and 5 s with `mode: :simulation`
     * `:mode` - how deaths of other OS processes are noticed: `:real_time` at once, `:simulation` by
       the periodic sweep alone, for environments without pidfd. Default: `:real_time`
+    * `:session_source` - module that knows which sessions and workers have ended, see
+      `Snakepit.SharedMemory.SessionSource`. Default: Snakepit's own session store and worker registry,
+      when Snakepit is loaded
 
   What is watched:
 
@@ -110,7 +113,8 @@ defmodule Snakepit.SharedMemory.Config do
     telemetry_enabled: {:boolean, true},
     performance_monitoring: {:boolean, true},
     health_check_interval: {@interval, nil},
-    history_limit: {{:integer, 0, 1_000_000}, 50}
+    history_limit: {{:integer, 0, 1_000_000}, 50},
+    session_source: {:atom, Snakepit.SharedMemory.SessionSource.Snakepit}
   ]
 
   # What files are called and where they lie cannot change under the regions that are there.
@@ -143,7 +147,8 @@ defmodule Snakepit.SharedMemory.Config do
           telemetry_enabled: boolean(),
           performance_monitoring: boolean(),
           health_check_interval: pos_integer() | nil,
-          history_limit: non_neg_integer()
+          history_limit: non_neg_integer(),
+          session_source: module()
         }
 
   @keys Keyword.keys(@schema)

@@ -43,7 +43,7 @@ defmodule Snakepit.SharedMemory.Error do
                    deadline_violation io segment_busy out_of_bounds corrupted truncated sealed
                    not_sealed schema_mismatch stale timeout closed unsupported)a
 
-  @own_codes ~w(not_started disabled invalid_argument not_mapped)a
+  @own_codes ~w(not_started disabled invalid_argument not_mapped not_referenced)a
 
   @typedoc "One of `codes/0`."
   @type code :: atom()

@@ -84,6 +84,7 @@ defmodule Snakepit.SharedMemory.Exchange do
   end
 
   defp open(handle, target, operation) do
+    Table.used(target.key)
     Error.wrap(Native.open_handle(handle, target.dir), operation, target.id)
   end
 
@@ -133,6 +134,8 @@ defmodule Snakepit.SharedMemory.Exchange do
   end
 
   defp view(region, target) do
+    Table.used(target.key)
+
     case Table.region(target.key) do
       {:ok, writer, _reader} ->
         Error.wrap(Native.writer_binary(writer), :binary, target.id)

@@ -2,12 +2,19 @@ defmodule Snakepit.SharedMemory.Inspection do
   @moduledoc false
   # What is known about regions: from shared memory itself, and from the registry.
 
-  alias Snakepit.SharedMemory.{Config, Error, Native, Options, Reading, Region, Table, Target}
+  alias Snakepit.SharedMemory.{Config, Error, Native, Options, Permissions, Reading, References}
+  alias Snakepit.SharedMemory.{Region, Table, Target}
 
   @list [
           owner: {{:nilable, :pid}, nil},
           state: {{:in, [nil, :active, :sealed, :closed]}, nil},
-          local: {{:nilable, :boolean}, nil}
+          local: {{:nilable, :boolean}, nil},
+          session: {{:nilable, :string}, nil},
+          worker: {{:nilable, :string}, nil},
+          tag: {{:nilable, :string}, nil},
+          min_size: {{:nilable, {:integer, 0, :infinity}}, nil},
+          max_size: {{:nilable, {:integer, 0, :infinity}}, nil},
+          older_than: {{:nilable, {:integer, 0, :infinity}}, nil}
         ] ++ Target.schema()
 
   @spec info(term(), term()) :: {:ok, map()} | {:error, Error.t()}
@@ -55,31 +62,63 @@ defmodule Snakepit.SharedMemory.Inspection do
          listed = Native.list(place.namespace, place.dir),
          {:ok, found} <- Error.wrap(listed, :list_regions, nil) do
       regions = Enum.map(found, &merge(&1, Target.new(&1.id, options, config)))
-      {:ok, regions |> Enum.filter(&matches?(&1, options)) |> Enum.sort_by(& &1.id)}
+      wanted = Enum.reject(options, fn {_filter, value} -> value == nil end)
+      now = DateTime.utc_now()
+      matches? = fn region -> Enum.all?(wanted, &holds?(&1, region, now)) end
+      {:ok, regions |> Enum.filter(matches?) |> Enum.sort_by(& &1.id)}
     end
   end
 
-  defp matches?(region, options) do
-    (options.owner == nil or region.owner_pid == options.owner) and
-      (options.state == nil or region.state == options.state) and
-      (options.local == nil or region.owner_pid != nil == options.local)
+  # Filters that are given must all hold.
+  defp holds?({:owner, pid}, region, _now), do: region.owner_pid == pid
+  defp holds?({:state, state}, region, _now), do: region.state == state
+  defp holds?({:local, local?}, region, _now), do: region.owner_pid != nil == local?
+  defp holds?({:session, id}, region, _now), do: region.session == id
+  defp holds?({:worker, id}, region, _now), do: region.worker == id
+  defp holds?({:tag, tag}, region, _now), do: tag in region.tags
+  defp holds?({:min_size, size}, region, _now), do: region.size >= size
+  defp holds?({:max_size, size}, region, _now), do: region.size <= size
+
+  defp holds?({:older_than, age}, region, now) do
+    DateTime.diff(now, region.created_at, :millisecond) >= age
   end
+
+  defp holds?({place, _value}, _region, _now) when place in [:namespace, :dir], do: true
+
+  @foreign %{
+    owner_pid: nil,
+    metadata: %{},
+    cleanup_policy: nil,
+    marked: false,
+    timeout: nil,
+    access_mode: nil,
+    permissions: nil,
+    session: nil,
+    worker: nil,
+    tags: []
+  }
 
   # The owner, and the process that has it mapped, each hold one reference.
   defp merge(report, target) do
-    mappings = Table.mappings(target.key)
-
     known =
       case Table.record(target.key) do
         {:ok, record} ->
           %{
             owner_pid: record.owner_pid,
             metadata: record.metadata,
-            reference_count: mappings + 1
+            reference_count: References.total(record),
+            cleanup_policy: record.policy,
+            marked: record.marked != nil,
+            timeout: record.timeout,
+            access_mode: record.access_mode,
+            permissions: Permissions.to_map(record.permissions),
+            session: record.session,
+            worker: record.worker,
+            tags: record.tags
           }
 
         :error ->
-          %{owner_pid: nil, metadata: %{}, reference_count: mappings}
+          Map.put(@foreign, :reference_count, Table.count(target.key))
       end
 
     report

@@ -49,6 +49,10 @@ defmodule Snakepit.SharedMemory.Jobs do
     end)
   end
 
+  @doc "Runs `work` beside its caller, to its end."
+  @spec run((() -> term())) :: {:ok, pid()} | {:error, term()}
+  def run(work), do: start(work)
+
   @doc "Closes one mapping, and gives back the writer's claim that it may hold."
   @spec unmap(Table.mapping()) :: Native.answer(:ok)
   def unmap({_ref, _key, _pid, reader, writer}) do
@@ -80,16 +84,18 @@ defmodule Snakepit.SharedMemory.Jobs do
   end
 
   # Exits are trapped, so that a supervisor that ends waits for the work instead of killing it in
-  # the middle of a call that would go on and leave its segment to nobody.
+  # the middle of a call that would go on and leave its segment to nobody. While the supervisor is
+  # being restarted nobody waits for it, but it is done.
   defp start(work) do
-    Task.Supervisor.start_child(
-      @supervisor,
-      fn ->
-        Process.flag(:trap_exit, true)
-        work.()
-      end,
-      restart: :temporary,
-      shutdown: 60_000
-    )
+    trapping = fn ->
+      Process.flag(:trap_exit, true)
+      work.()
+    end
+
+    try do
+      Task.Supervisor.start_child(@supervisor, trapping, restart: :temporary, shutdown: 60_000)
+    catch
+      :exit, _ -> {:ok, spawn(trapping)}
+    end
   end
 end

@@ -3,8 +3,8 @@ defmodule Snakepit.SharedMemory.Lifecycle do
   # Regions come, are mapped and unmapped, and go. The public functions and their documentation
   # are in `Snakepit.SharedMemory`.
 
-  alias Snakepit.SharedMemory.{Config, Error, Jobs, Native, Options, Reading, Region, Registry}
-  alias Snakepit.SharedMemory.{Table, Target, Telemetry}
+  alias Snakepit.SharedMemory.{Config, Error, Jobs, Native, Options, Permissions, Reading, Region}
+  alias Snakepit.SharedMemory.{Registry, Sessions, Table, Target, Telemetry}
   alias Snakepit.SharedMemory.Table.Record
 
   @settings [
@@ -14,14 +14,22 @@ defmodule Snakepit.SharedMemory.Lifecycle do
     notify: {:boolean, true},
     timestamps: {{:in, [:off, :coarse, :precise]}, :coarse},
     reserve: {{:in, [:eager, :lazy]}, :eager},
-    permissions: {{:integer, 0, 0o777}, 0o600},
+    permissions: {:permissions, 0o600},
     schema_id: {{:nilable, {:integer, 0, 0xFFFF_FFFF_FFFF_FFFF}}, nil}
   ]
 
   @allocate [
               name: {{:nilable, :string}, nil},
               owner: {{:nilable, :pid}, nil},
-              metadata: {:map, %{}}
+              metadata: {:map, %{}},
+              access_mode: {{:in, [nil, :read_only, :read_write]}, nil},
+              cleanup_policy: {{:in, [:automatic, :manual, :reference_counted]}, :automatic},
+              timeout: {:timeout, :default},
+              session: {{:nilable, :string}, nil},
+              worker: {{:nilable, :string}, nil},
+              tags: {:strings, []},
+              # The levels above it are not built yet, and none is promised in silence.
+              security_level: {{:in, [:standard]}, :standard}
             ] ++ @settings ++ Target.schema()
 
   @map [access_mode: {{:in, [nil, :read_only, :read_write]}, nil}] ++ Target.schema()
@@ -49,10 +57,12 @@ defmodule Snakepit.SharedMemory.Lifecycle do
       target = Target.new(options.name || generate_id(), options, config)
       slots = options.slots || default_slots(size)
 
+      {:ok, mode} = Permissions.mode(options.permissions)
+
       settings =
         options
         |> Map.take([:prefault | Keyword.keys(@settings)])
-        |> Map.merge(%{size: size, slots: slots})
+        |> Map.merge(%{size: size, slots: slots, permissions: mode})
         |> Map.put(:huge_pages, config.platform_options.linux.use_hugepages)
 
       record = %Record{
@@ -62,14 +72,26 @@ defmodule Snakepit.SharedMemory.Lifecycle do
         slots: slots,
         owner_pid: options.owner || self(),
         metadata: options.metadata,
-        state: :live
+        state: :live,
+        access_mode: options.access_mode,
+        timeout: timeout(options.timeout, config),
+        session: options.session,
+        worker: options.worker,
+        policy: options.cleanup_policy,
+        permissions: mode,
+        tags: options.tags
       }
+
+      Sessions.note(options, config)
 
       with {:ok, writer} <- Registry.allocate(record, settings, operation) do
         {:ok, target, writer}
       end
     end
   end
+
+  defp timeout(:default, config), do: config.default_timeout
+  defp timeout(timeout, _config), do: timeout
 
   defp check_size(size, config, operation) when is_integer(size) do
     case size >= 0 and size <= 0xFFFF_FFFF and Native.round_up_capacity(size) do
@@ -134,7 +156,9 @@ defmodule Snakepit.SharedMemory.Lifecycle do
       {:ok, writer, _reader} ->
         with {:ok, base} <- Reading.cached_reader(target, operation),
              {:ok, reader} <- Error.wrap(Native.share_reader(base), operation, target.id) do
-          {:ok, %{reader: reader, writer: writable(access_mode, writer), own_writer: nil}}
+          access_mode = access_mode || default_mode(target)
+          writer = writable(access_mode, writer)
+          {:ok, %{reader: reader, writer: writer, own_writer: nil, ours?: true}}
         end
 
       :error ->
@@ -142,6 +166,13 @@ defmodule Snakepit.SharedMemory.Lifecycle do
 
       :not_started ->
         {:error, Error.not_started(operation)}
+    end
+  end
+
+  defp default_mode(target) do
+    case Table.record(target.key) do
+      {:ok, record} -> record.access_mode
+      :error -> nil
     end
   end
 
@@ -155,7 +186,7 @@ defmodule Snakepit.SharedMemory.Lifecycle do
     with {:ok, writer} <- attach_writer(access_mode, segment, target, operation) do
       case Error.wrap(Native.attach(segment), operation, target.id) do
         {:ok, reader} ->
-          {:ok, %{reader: reader, writer: writer, own_writer: writer}}
+          {:ok, %{reader: reader, writer: writer, own_writer: writer, ours?: false}}
 
         {:error, error} ->
           if writer, do: Native.release(writer)
@@ -193,10 +224,10 @@ defmodule Snakepit.SharedMemory.Lifecycle do
   end
 
   defp hold(target, mapping) do
-    %{reader: reader, own_writer: own_writer} = mapping
+    %{reader: reader} = mapping
 
     with {:ok, info} <- Error.wrap(Native.reader_info(reader), :map_region, target.id),
-         {:ok, ref} <- Registry.map(target, reader, own_writer, :map_region) do
+         {:ok, ref} <- Registry.map(target, mapping, :map_region) do
       {:ok,
        %Region{
          id: target.id,
@@ -210,6 +241,10 @@ defmodule Snakepit.SharedMemory.Lifecycle do
          writer: mapping.writer
        }}
     else
+      :gone ->
+        give_back(mapping)
+        {:error, Error.not_found(target.id, :map_region)}
+
       {:error, error} ->
         give_back(mapping)
         {:error, error}

@@ -75,6 +75,10 @@ defmodule Snakepit.SharedMemory.Native do
   @spec inspect_segment(segment()) :: answer(map())
   def inspect_segment(_segment), do: stub()
 
+  # The version, and how many readers of other, living OS processes are attached.
+  @spec usage(segment()) :: answer({version(), non_neg_integer()})
+  def usage(_segment), do: stub()
+
   @spec list(String.t(), String.t()) :: answer([map()])
   def list(_namespace, _dir), do: stub()
 

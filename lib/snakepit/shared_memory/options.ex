@@ -7,7 +7,7 @@ defmodule Snakepit.SharedMemory.Options do
   # (`{:options, schema}`); those are checked and filled in the same way, whatever holds them, and
   # a message names the path to them.
 
-  alias Snakepit.SharedMemory.{Dtype, Error}
+  alias Snakepit.SharedMemory.{Dtype, Error, Permissions}
 
   @type schema :: [{atom(), {type(), term()}}]
   @type type ::
@@ -18,6 +18,10 @@ defmodule Snakepit.SharedMemory.Options do
           | :shape
           | :dtype
           | :active
+          | :strings
+          | :permissions
+          | :timeout
+          | :atom
           | {:integer, integer(), integer() | :infinity}
           | {:in, [term()]}
           | {:nilable, type()}
@@ -88,6 +92,10 @@ defmodule Snakepit.SharedMemory.Options do
   defp valid?(:dtype, value), do: match?({:ok, _}, Dtype.to_string(value))
   defp valid?(:active, value), do: is_boolean(value) or value == :once or count?(value)
   defp valid?(:shape, value), do: proper_list?(value) and Enum.all?(value, &dimension?/1)
+  defp valid?(:strings, value), do: proper_list?(value) and Enum.all?(value, &valid?(:string, &1))
+  defp valid?(:permissions, value), do: match?({:ok, _}, Permissions.mode(value))
+  defp valid?(:timeout, value), do: value in [nil, :default] or milliseconds?(value)
+  defp valid?(:atom, value), do: is_atom(value) and value not in [nil, true, false]
   defp valid?({:in, values}, value), do: value in values
   defp valid?({:nilable, type}, value), do: is_nil(value) or valid?(type, value)
   defp valid?({:either, types}, value), do: Enum.any?(types, &valid?(&1, value))
@@ -102,6 +110,8 @@ defmodule Snakepit.SharedMemory.Options do
     is_integer(value) and value >= low and value <= high
   end
 
+  # Up to a century: what a timer of the VM can still take.
+  defp milliseconds?(value), do: is_integer(value) and value in 1..3_155_760_000_000
   defp count?(value), do: is_integer(value) and value in 1..0xFFFFFFFF
   defp dimension?(value), do: is_integer(value) and value in 0..0xFFFFFFFF
   defp proper_list?(value), do: is_list(value) and List.improper?(value) == false
@@ -114,6 +124,10 @@ defmodule Snakepit.SharedMemory.Options do
   defp expected(:active), do: "true, false, :once or a positive count"
   defp expected(:shape), do: "a list of non-negative integers"
   defp expected({:in, [value]}), do: inspect(value)
+  defp expected(:strings), do: "a list of strings"
+  defp expected(:permissions), do: Permissions.expected()
+  defp expected(:timeout), do: "a positive number of milliseconds, or nil for never"
+  defp expected(:atom), do: "the name of a module"
   defp expected({:in, values}), do: "one of #{Enum.map_join(values, ", ", &inspect/1)}"
   defp expected({:nilable, type}), do: expected(type)
   defp expected({:either, types}), do: Enum.map_join(types, " or ", &expected/1)

@@ -122,12 +122,7 @@ defmodule Snakepit.SharedMemory.Reading do
   def cached_reader(target, operation) do
     case Table.region(target.key) do
       {:ok, _writer, nil} ->
-        with {:ok, reader} <-
-               Error.wrap(Native.attach(Target.native(target)), operation, target.id) do
-          # Another process may have been first; its reader is as good, ours is closed by the GC.
-          Registry.put_reader(target.key, reader, operation)
-          {:ok, reader}
-        end
+        attach_for_all(target, operation)
 
       {:ok, _writer, reader} ->
         {:ok, reader}
@@ -137,6 +132,25 @@ defmodule Snakepit.SharedMemory.Reading do
 
       :not_started ->
         {:error, Error.not_started(operation)}
+    end
+  end
+
+  # Many may come here at once, and fill the table of readers: the first one's serves them all.
+  defp attach_for_all(target, operation) do
+    case Error.wrap(Native.attach(Target.native(target)), operation, target.id) do
+      {:ok, reader} ->
+        first? = Registry.put_reader(target.key, reader, operation)
+        {:ok, (first? == false && instead_of(reader, target)) || reader}
+
+      {:error, error} ->
+        if first = Table.reader(target.key), do: {:ok, first}, else: {:error, error}
+    end
+  end
+
+  defp instead_of(reader, target) do
+    if first = Table.reader(target.key) do
+      Native.close_reader(reader)
+      first
     end
   end
 

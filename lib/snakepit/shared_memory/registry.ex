@@ -1,73 +1,53 @@
 defmodule Snakepit.SharedMemory.Registry do
   @moduledoc false
-  # Who owns which region and who has what mapped, on this node.
+  # Who owns which region, who has what mapped and who refers to it, on this node.
   #
   # Serial: the limits, and the bookkeeping when processes come and go. Reads are not here: they
   # look into the tables (`Table`) from the caller. No file is touched here: `Jobs` does that.
+  #
+  # It may be killed anywhere. Each change is one write to a table, or a write that `recover` can
+  # complete; each call carries a reference by which the next registry knows what became of it, so
+  # that callers (`RegistryCalls`) get the answer from that one.
 
   use GenServer
 
   require Logger
 
-  alias Snakepit.SharedMemory.{Config, Error, Jobs, Table, Target, Telemetry}
-  alias Snakepit.SharedMemory.Table.Record
-
-  # -- client ---------------------------------------------------------------------------------
+  alias Snakepit.SharedMemory.{Admission, Config, Error, Expiry, Jobs, Ledger, References}
+  alias Snakepit.SharedMemory.{RegistryCalls, Table, Telemetry, Waiting}
 
   def start_link(config) do
     GenServer.start_link(__MODULE__, config, name: __MODULE__)
   end
 
-  @doc "Counts the region in, creates its segment with `settings`, and makes it known."
-  @spec allocate(Record.t(), map(), atom()) :: {:ok, reference()} | {:error, Error.t()}
-  def allocate(record, settings, operation) do
-    call({:allocate, record, settings, operation}, operation)
-  end
+  defdelegate allocate(record, settings, operation), to: RegistryCalls
+  defdelegate deallocate(target, operation), to: RegistryCalls
+  defdelegate expire(key, guard), to: RegistryCalls
+  defdelegate put_reader(key, reader, operation), to: RegistryCalls
+  defdelegate drop_reader(key), to: RegistryCalls
+  defdelegate map(target, mapping, operation), to: RegistryCalls
+  defdelegate unmap(mapping, operation), to: RegistryCalls
+  defdelegate refer(target, holder, operation), to: RegistryCalls
+  defdelegate unrefer(target, holder, operation), to: RegistryCalls
 
-  @doc "Forgets a region of this node and removes its segment."
-  @spec deallocate(Target.t(), atom()) :: :ok | {:error, Error.t()}
-  def deallocate(target, operation), do: call({:deallocate, target, operation}, operation)
+  # jobs:     token => %{kind, key, from, monitor, operation}
+  # monitors: monitor => {:job, token} | {:waiter, id}; those of processes are in the ledger
+  defstruct [:config, ledger: %Ledger{}, jobs: %{}, monitors: %{}, waiting: Waiting.new()]
 
-  @doc "Keeps a reader for reads by id, unless there is one."
-  @spec put_reader(Target.key(), reference(), atom()) :: boolean() | {:error, Error.t()}
-  def put_reader(key, reader, operation), do: call({:put_reader, key, reader}, operation)
+  @type t :: %__MODULE__{}
 
-  @doc "Notes that the caller holds a mapping; it is given back when the caller dies."
-  @spec map(Target.t(), reference(), reference() | nil, atom()) ::
-          {:ok, reference()} | {:error, Error.t()}
-  def map(target, reader, writer, operation) do
-    call({:map, target.key, self(), reader, writer}, operation)
-  end
+  @doc "Says that limits may have changed: who waits for room may have it now."
+  @spec reconfigured() :: :ok
+  def reconfigured, do: GenServer.cast(__MODULE__, :reconfigured)
 
-  @doc "Forgets a mapping of the caller, by its reference or the latest one of a region."
-  @spec unmap(reference() | Target.key(), atom()) ::
-          {:ok, Table.mapping()} | :not_mapped | {:error, Error.t()}
-  def unmap(mapping, operation), do: call({:unmap, mapping, self()}, operation)
-
-  # An exit of the registry is an answer like any other to those who call it.
-  defp call(message, operation) do
-    GenServer.call(__MODULE__, message, :infinity)
-  catch
-    :exit, {reason, _call} -> {:error, gone(reason, operation)}
-  end
-
-  defp gone(reason, operation) do
-    with {:ok, _config} <- Config.fetch(operation) do
-      Error.new(:closed, "the registry ended before it answered: #{inspect(reason, limit: 5)}",
-        operation: operation,
-        remedy: "call again; it is restarted and knows all regions it knew"
-      )
-    else
-      {:error, not_running} -> not_running
+  @doc "The configuration of now; while the application starts, that which it starts with."
+  @spec config(t()) :: Config.t()
+  def config(state) do
+    case Config.fetch(:registry) do
+      {:ok, config} -> config
+      {:error, _} -> state.config
     end
   end
-
-  # -- server ---------------------------------------------------------------------------------
-
-  # processes: pid => %{monitor, owned: set of keys, mapped: %{mapping ref => key}}
-  # jobs:      token => %{kind, key, from, monitor, operation}
-  # regions, bytes: in all, those being created included
-  defstruct [:config, processes: %{}, jobs: %{}, regions: 0, bytes: 0]
 
   @impl true
   def init(config) do
@@ -75,27 +55,28 @@ defmodule Snakepit.SharedMemory.Registry do
   end
 
   # After a crash the tables are still there. Those who waited for a region that was being created
-  # got an error, and its job will find that nobody takes the segment.
+  # get an error, and its job will find that nobody takes the segment.
   @impl true
   def handle_continue(:recover, state) do
     {live, creating} = Enum.split_with(Table.records(), &(&1.state == :live))
     Enum.each(creating, &Table.take(&1.target.key))
-    state = Enum.reduce(live, state, &own(&2, &1))
-
-    mapped = fn {ref, key, pid, _reader, _writer}, state -> hold(state, pid, ref, key) end
-    {:noreply, Enum.reduce(Table.all_mappings(), state, mapped)}
+    Table.recount()
+    ledger = Ledger.rebuild(live, Table.all_mappings(), Table.all_references())
+    Enum.each(live, &References.check(&1.target.key))
+    {:noreply, %{state | ledger: ledger}}
   end
 
   @impl true
   def handle_call({:allocate, record, settings, operation}, from, state) do
-    with :ok <- unused(record, operation), :ok <- within_limits(record, operation, state) do
-      token = make_ref()
-      Table.put_record(%{record | state: {:creating, token}})
-      {:ok, pid} = Jobs.create(self(), token, Target.native(record.target, settings))
-      job = job(:create, record.target.key, from, pid, operation)
-      {:noreply, put_in(own(state, record).jobs[token], job)}
+    {:noreply, Admission.ask(state, record, settings, operation, from)}
+  end
+
+  # What became of an allocation whose registry did not live to answer.
+  def handle_call({:allocated, key, token}, _from, state) do
+    with {:ok, %{token: ^token}} <- Table.record(key), {:ok, writer, _} <- Table.region(key) do
+      {:reply, {:ok, writer}, state}
     else
-      {:error, error} -> {:reply, {:error, error}, state}
+      _ -> {:reply, :unknown, state}
     end
   end
 
@@ -103,21 +84,33 @@ defmodule Snakepit.SharedMemory.Registry do
     with {:ok, _record} <- Table.record(key), {record, {writer, reader}} <- Table.take(key) do
       token = make_ref()
       {:ok, pid} = Jobs.remove(self(), token, writer, reader)
-
-      job = job(:remove, key, from, pid, operation)
-      {:noreply, put_in(disown(state, record).jobs[token], job)}
+      state = put_job(state, token, :remove, key, from, pid, operation)
+      {:noreply, Admission.drain(disown(state, record))}
     else
       _ -> {:reply, {:error, Error.not_found(id, operation)}, state}
     end
   end
 
+  # Removes a region of which `Expiry` has found that nobody uses it, if that still holds.
+  def handle_call({:expire, key, guard}, _from, state) do
+    with {:ok, record} <- Table.record(key),
+         true <- References.expired?(record, guard),
+         {record, resources} when resources != nil <- Table.take(key) do
+      {:ok, _} = Jobs.clean_up([resources], [])
+      {:reply, :removed, Admission.drain(disown(state, record))}
+    else
+      _ -> {:reply, :kept, state}
+    end
+  end
+
   def handle_call({:done, token, outcome}, _from, state) do
-    case pop_in(state.jobs[token]) do
-      {nil, state} ->
+    case Map.pop(state.jobs, token) do
+      {nil, _jobs} ->
         {:reply, :refused, state}
 
-      {job, state} ->
+      {job, jobs} ->
         Process.demonitor(job.monitor, [:flush])
+        state = %{state | jobs: jobs, monitors: Map.delete(state.monitors, job.monitor)}
         {verdict, answer, state} = finish(job, token, outcome, state)
         GenServer.reply(job.from, answer)
         {:reply, verdict, state}
@@ -128,29 +121,54 @@ defmodule Snakepit.SharedMemory.Registry do
     {:reply, Table.put_reader(key, reader), state}
   end
 
-  def handle_call({:map, key, pid, reader, writer}, _from, state) do
-    ref = make_ref()
-    Table.put_mapping({ref, key, pid, reader, writer})
-    {:reply, {:ok, ref}, hold(state, pid, ref, key)}
+  def handle_call({:drop_reader, key}, _from, state) do
+    {:reply, Table.count(key) == 0 and Table.drop_reader(key), state}
+  end
+
+  def handle_call({:map, ref, key, pid, reader, writer, ours?}, _from, state) do
+    cond do
+      Table.mapping(ref) != nil -> {:reply, {:ok, ref}, state}
+      # It was removed while it was being mapped.
+      ours? and Table.record(key) == :error -> {:reply, :gone, state}
+      true -> {:reply, {:ok, ref}, mapped(state, ref, key, pid, reader, writer)}
+    end
   end
 
   def handle_call({:unmap, ref, pid}, _from, state) when is_reference(ref) do
     case Table.mapping(ref) do
-      {_ref, _key, ^pid, _reader, _writer} = mapping ->
+      {_ref, key, ^pid, _reader, _writer} = mapping ->
         Table.take_mapping(ref)
-        {:reply, {:ok, mapping}, let_go(state, pid, ref)}
+        References.check(key)
+        {:reply, {:ok, mapping}, change(state, &Ledger.let_go(&1, pid, key, ref))}
 
       _ ->
         {:reply, :not_mapped, state}
     end
   end
 
-  def handle_call({:unmap, key, pid}, from, state) do
-    held = get_in(state.processes, [pid, :mapped]) || %{}
+  def handle_call({:latest_mapping, key, pid}, _from, state) do
+    {:reply, Ledger.mapping(state.ledger, pid, key), state}
+  end
 
-    case Enum.find(held, fn {_ref, held_key} -> held_key == key end) do
-      nil -> {:reply, :not_mapped, state}
-      {ref, _key} -> handle_call({:unmap, ref, pid}, from, state)
+  def handle_call({:refer, target, holder, pid, token, operation}, _from, state) do
+    with {:ok, count} <- References.refer(target, holder, pid, token, operation) do
+      {:reply, {:ok, count}, change(state, &Ledger.refer(&1, pid, target.key, holder))}
+    else
+      {:error, error} -> {:reply, {:error, error}, state}
+    end
+  end
+
+  def handle_call({:unrefer, target, holder, token, again?, operation}, _from, state) do
+    case References.unrefer(target, holder, token, again?, operation) do
+      {:released, record} ->
+        state = state |> disown(record) |> change(&Ledger.own(&1, %{record | owned: false}))
+        {:reply, {:ok, Table.count(target.key)}, Admission.drain(state)}
+
+      {:last, pid, count} ->
+        {:reply, {:ok, count}, change(state, &Ledger.unrefer(&1, pid, target.key, holder))}
+
+      answer ->
+        {:reply, answer, state}
     end
   end
 
@@ -165,14 +183,25 @@ defmodule Snakepit.SharedMemory.Registry do
   end
 
   @impl true
+  def handle_cast(:reconfigured, state), do: {:noreply, Admission.drain(state)}
   def handle_cast(message, state), do: handle_info(message, state)
 
   @impl true
   def handle_info({:DOWN, monitor, :process, pid, reason}, state) do
-    case Enum.find(state.jobs, fn {_token, job} -> job.monitor == monitor end) do
-      {token, job} -> {:noreply, crashed(token, job, reason, state)}
-      nil -> {:noreply, process_down(pid, state)}
+    case Map.pop(state.monitors, monitor) do
+      {{:job, token}, monitors} ->
+        {:noreply, Admission.drain(crashed(token, reason, %{state | monitors: monitors}))}
+
+      {{:waiter, id}, _monitors} ->
+        {:noreply, Admission.drain(Admission.withdraw(state, id))}
+
+      {nil, _monitors} ->
+        {:noreply, Admission.drain(process_down(pid, monitor, state))}
     end
+  end
+
+  def handle_info({:waited, id}, state) when is_integer(id) do
+    {:noreply, Admission.drain(Admission.time_out(state, id))}
   end
 
   def handle_info(message, state) do
@@ -180,49 +209,14 @@ defmodule Snakepit.SharedMemory.Registry do
     {:noreply, state}
   end
 
-  # -- limits ---------------------------------------------------------------------------------
-
-  defp unused(%{target: target}, operation) do
-    if Table.known?(target.key) do
-      {:error,
-       Error.new(:already_exists, "region already exists: #{target.id}",
-         region: target.id,
-         operation: operation,
-         remedy: "choose another name, or deallocate the region first"
-       )}
-    else
-      :ok
-    end
-  end
-
-  defp within_limits(record, operation, %{config: config} = state) do
-    cond do
-      state.regions >= config.max_regions ->
-        {:error, exhausted(record, operation, "regions", 1, 0, :max_regions)}
-
-      state.bytes + record.bytes > config.max_total_memory ->
-        free = max(config.max_total_memory - state.bytes, 0)
-        {:error, exhausted(record, operation, "bytes", record.bytes, free, :max_total_memory)}
-
-      true ->
-        :ok
-    end
-  end
-
-  defp exhausted(record, operation, what, needed, available, limit) do
-    Error.new(
-      :resource_exhausted,
-      "limit #{inspect(limit)} reached: needed #{needed} #{what}, available #{available}",
-      region: record.target.id,
-      operation: operation,
-      remedy: "deallocate regions that are not needed, or raise #{inspect(limit)}"
-    )
-  end
-
   # -- jobs -----------------------------------------------------------------------------------
 
-  defp job(kind, key, from, pid, operation) do
-    %{kind: kind, key: key, from: from, monitor: Process.monitor(pid), operation: operation}
+  @doc false
+  def put_job(state, token, kind, key, from, pid, operation) do
+    monitor = Process.monitor(pid)
+    job = %{kind: kind, key: key, from: from, monitor: monitor, operation: operation}
+    monitors = Map.put(state.monitors, monitor, {:job, token})
+    %{state | jobs: Map.put(state.jobs, token, job), monitors: monitors}
   end
 
   # What the job is told (whether its segment was taken), what the caller is told, and the state.
@@ -231,6 +225,7 @@ defmodule Snakepit.SharedMemory.Registry do
       {:ok, record} ->
         Table.put_region(job.key, writer)
         Table.put_record(%{record | state: :live})
+        if record.timeout, do: Expiry.watch(job.key)
         {:accepted, {:ok, writer}, state}
 
       # The owner died while its region was being created.
@@ -240,7 +235,8 @@ defmodule Snakepit.SharedMemory.Registry do
   end
 
   defp finish(%{kind: :create} = job, token, {:error, failure}, state) do
-    {:accepted, {:error, Error.from_native(failure, job.operation)}, forget(state, job, token)}
+    error = Error.from_native(failure, job.operation)
+    {:accepted, {:error, error}, Admission.drain(forget(state, job, token))}
   end
 
   defp finish(%{kind: :remove}, _token, {:ok, :ok}, state), do: {:accepted, :ok, state}
@@ -249,8 +245,8 @@ defmodule Snakepit.SharedMemory.Registry do
     {:accepted, {:error, Error.from_native(failure, job.operation)}, state}
   end
 
-  defp crashed(token, job, reason, state) do
-    {_job, state} = pop_in(state.jobs[token])
+  defp crashed(token, reason, state) do
+    {job, jobs} = Map.pop(state.jobs, token)
 
     error =
       Error.new(:io, "work on the segment ended abnormally: #{inspect(reason, limit: 5)}",
@@ -259,7 +255,7 @@ defmodule Snakepit.SharedMemory.Registry do
       )
 
     GenServer.reply(job.from, {:error, error})
-    forget(state, job, token)
+    forget(%{state | jobs: jobs}, job, token)
   end
 
   # Takes back what was reserved for a creation, unless it is another's by now.
@@ -283,56 +279,36 @@ defmodule Snakepit.SharedMemory.Registry do
 
   # -- processes ------------------------------------------------------------------------------
 
-  defp process_down(pid, state) do
-    case pop_in(state.processes[pid]) do
-      {nil, state} ->
+  defp mapped(state, ref, key, pid, reader, writer) do
+    Table.put_mapping({ref, key, pid, reader, writer})
+    References.unmark(key)
+    change(state, &Ledger.hold(&1, pid, key, ref))
+  end
+
+  defp process_down(pid, monitor, state) do
+    case Ledger.take(state.ledger, pid, monitor) do
+      {nil, _ledger} ->
         state
 
-      {process, state} ->
-        taken = process.owned |> Enum.map(&Table.take/1) |> Enum.reject(&is_nil/1)
+      {process, ledger} ->
+        {taken, kept} = References.owner_down(process.owned)
+        refs = process.mapped |> Map.values() |> List.flatten()
+        mappings = refs |> Enum.map(&Table.take_mapping/1) |> Enum.reject(&is_nil/1)
+        for {key, holder} <- process.referred, do: Table.take_reference(key, holder)
+
         regions = for {_record, resources} <- taken, resources != nil, do: resources
-        mappings = process.mapped |> Map.keys() |> Enum.map(&Table.take_mapping/1)
-
         if regions != [] or mappings != [], do: {:ok, _} = Jobs.clean_up(regions, mappings)
+
+        keys = Map.keys(process.mapped) ++ Enum.map(process.referred, &elem(&1, 0))
+        Enum.each(Enum.uniq(keys), &References.check/1)
         Telemetry.owner_down(pid, length(taken), length(mappings))
-        Enum.reduce(taken, state, fn {record, _resources}, state -> uncount(state, record) end)
+
+        ledger = Enum.reduce(taken, ledger, &Ledger.uncount(&2, elem(&1, 0)))
+        %{state | ledger: Enum.reduce(kept, ledger, &Ledger.orphan(&2, &1))}
     end
   end
 
-  defp own(state, record) do
-    add = &%{&1 | owned: MapSet.put(&1.owned, record.target.key)}
-    state = update_process(state, record.owner_pid, add)
-    %{state | regions: state.regions + 1, bytes: state.bytes + record.bytes}
-  end
+  defp disown(state, record), do: change(state, &Ledger.disown(&1, record))
 
-  defp disown(state, record) do
-    drop = &%{&1 | owned: MapSet.delete(&1.owned, record.target.key)}
-    state |> update_process(record.owner_pid, drop) |> uncount(record)
-  end
-
-  defp uncount(state, record) do
-    %{state | regions: state.regions - 1, bytes: state.bytes - record.bytes}
-  end
-
-  defp hold(state, pid, ref, key) do
-    update_process(state, pid, &%{&1 | mapped: Map.put(&1.mapped, ref, key)})
-  end
-
-  defp let_go(state, pid, ref) do
-    update_process(state, pid, &%{&1 | mapped: Map.delete(&1.mapped, ref)})
-  end
-
-  # A process is monitored as long as it owns or maps something.
-  defp update_process(state, pid, change) do
-    process = change.(state.processes[pid] || watch(pid))
-
-    if process.mapped == %{} and MapSet.size(process.owned) == 0 do
-      Process.demonitor(process.monitor, [:flush])
-      %{state | processes: Map.delete(state.processes, pid)}
-    else
-      %{state | processes: Map.put(state.processes, pid, process)}
-    end
-  end
-
-  defp watch(pid), do: %{monitor: Process.monitor(pid), owned: MapSet.new(), mapped: %{}}
+  defp change(state, change), do: %{state | ledger: change.(state.ledger)}
 end

@@ -7,14 +7,15 @@ defmodule Snakepit.SharedMemory.Supervisor do
 
   use Supervisor
 
-  alias Snakepit.SharedMemory.{Error, Janitor, Jobs, Membership, Reconfiguration, Registry}
+  alias Snakepit.SharedMemory.{Error, Expiry, Janitor, Jobs, Membership, Reconfiguration}
+  alias Snakepit.SharedMemory.Registry
 
   def start_link(config), do: Supervisor.start_link(__MODULE__, config, name: __MODULE__)
 
   @doc "Ends the children, last first; the jobs are waited for."
   @spec terminate_children(pid()) :: :ok
   def terminate_children(supervisor) do
-    last_first = [Error.Log, Reconfiguration, Janitor, Membership, Registry, Jobs]
+    last_first = [Error.Log, Reconfiguration, Janitor, Membership, Expiry, Registry, Jobs]
 
     Enum.each(last_first, fn child ->
       Supervisor.terminate_child(supervisor, Supervisor.child_spec(child, []).id)
@@ -26,12 +27,14 @@ defmodule Snakepit.SharedMemory.Supervisor do
     children = [
       Jobs,
       {Registry, config},
+      {Expiry, config},
       {Membership, config},
       {Janitor, {config, name: Janitor}},
       {Reconfiguration, config},
       {Error.Log, config}
     ]
 
-    Supervisor.init(children, strategy: :rest_for_one, max_restarts: 10)
+    # A restart costs milliseconds and nobody a region; to give up costs all of them.
+    Supervisor.init(children, strategy: :rest_for_one, max_restarts: 200, max_seconds: 5)
   end
 end

@@ -8,7 +8,10 @@ defmodule Snakepit.SharedMemory.Table do
   #   regions   {key, writer, reader | nil}             what a read or write by id needs
   #   records   {key, %Record{}}                        the rest about the regions of this node
   #   mappings  {ref, key, pid, reader, writer | nil}   who holds what mapped; the writer if it is the mapping's own
-  #   counts    {key, mappings}                         how many of them there are for a region
+  #   references {{key, holder}, pid, n, token}         references without a mapping, whose death ends them, the last change
+  #   counts    {key, n}                                how many mappings and references there are for a region
+  #   leases    {{kind, id}}                            sessions and workers that were known to be there
+  #   uses      {key, n}                                uses that leave no other trace, of regions with a timeout
 
   alias Snakepit.SharedMemory.{Native, Target}
 
@@ -16,11 +19,28 @@ defmodule Snakepit.SharedMemory.Table do
   @records :snakepit_shm_records
   @mappings :snakepit_shm_mappings
   @counts :snakepit_shm_counts
+  @references :snakepit_shm_references
+  @uses :snakepit_shm_uses
+  @leases :snakepit_shm_leases
 
   defmodule Record do
     @moduledoc false
     @enforce_keys [:target, :size, :bytes, :slots, :owner_pid, :metadata, :state]
-    defstruct @enforce_keys
+    # token: which allocation it is; owned: whether the owner's reference counts; marked: since when
+    # (monotonic milliseconds) nobody refers to it.
+    defstruct @enforce_keys ++
+                [
+                  :token,
+                  :access_mode,
+                  :timeout,
+                  :session,
+                  :worker,
+                  :marked,
+                  policy: :automatic,
+                  permissions: 0o600,
+                  tags: [],
+                  owned: true
+                ]
 
     @type t :: %__MODULE__{
             target: Target.t(),
@@ -29,7 +49,17 @@ defmodule Snakepit.SharedMemory.Table do
             slots: pos_integer(),
             owner_pid: pid(),
             metadata: map(),
-            state: :live | {:creating, reference()}
+            state: :live | {:creating, reference()},
+            token: reference() | nil,
+            access_mode: :read_only | :read_write | nil,
+            timeout: pos_integer() | nil,
+            session: String.t() | nil,
+            worker: String.t() | nil,
+            marked: integer() | nil,
+            policy: :automatic | :manual | :reference_counted,
+            permissions: non_neg_integer(),
+            tags: [String.t()],
+            owned: boolean()
           }
   end
 
@@ -38,7 +68,8 @@ defmodule Snakepit.SharedMemory.Table do
   @spec create() :: :ok
   def create do
     options = [:public, :set, read_concurrency: true]
-    Enum.each([@records, @mappings, @counts], &:ets.new(&1, [:named_table | options]))
+    tables = [@records, @mappings, @counts, @references, @uses, @leases]
+    Enum.each(tables, &:ets.new(&1, [:named_table | options]))
     :persistent_term.put(@regions, :ets.new(@regions, options))
   end
 
@@ -84,12 +115,63 @@ defmodule Snakepit.SharedMemory.Table do
     end
   end
 
-  @spec mappings(Target.key()) :: non_neg_integer()
-  def mappings(key) do
+  @doc "Mappings and references of a region; the owner's is not among them."
+  @spec count(Target.key()) :: non_neg_integer()
+  def count(key) do
     case safe_lookup(@counts, key) do
       [{_key, count}] -> count
       [] -> 0
     end
+  end
+
+  @doc "Who holds references without a mapping: `{holder, pid, n}`."
+  @spec references(Target.key()) :: [{pid() | reference(), pid(), pos_integer()}]
+  def references(key) do
+    for {{_key, holder}, pid, n, _token} <-
+          :ets.match_object(@references, {{key, :_}, :_, :_, :_}) do
+      {holder, pid, n}
+    end
+  rescue
+    ArgumentError -> []
+  end
+
+  @doc "The mappings of a region; looks at all there are."
+  @spec mappings(Target.key()) :: [mapping()]
+  def mappings(key) do
+    :ets.match_object(@mappings, {:_, key, :_, :_, :_})
+  rescue
+    ArgumentError -> []
+  end
+
+  @doc "Notes a use that leaves no other trace, where somebody wants to know."
+  @spec used(Target.key()) :: :ok
+  def used(key) do
+    if :ets.member(@uses, key), do: :ets.update_counter(@uses, key, 1)
+    :ok
+  rescue
+    # It went in between, or the application is not running.
+    ArgumentError -> :ok
+  end
+
+  @doc "How often a use was noted."
+  @spec uses(Target.key()) :: non_neg_integer()
+  def uses(key) do
+    case safe_lookup(@uses, key) do
+      [{_key, n}] -> n
+      [] -> 0
+    end
+  end
+
+  @doc "The records that `wanted?` holds for, whatever their state."
+  @spec records((Record.t() -> boolean())) :: [Record.t()]
+  def records(wanted?) do
+    :ets.foldl(
+      fn {_key, record}, found -> if wanted?.(record), do: [record | found], else: found end,
+      [],
+      @records
+    )
+  rescue
+    ArgumentError -> []
   end
 
   defp safe_lookup(table, key) do
@@ -97,6 +179,18 @@ defmodule Snakepit.SharedMemory.Table do
   rescue
     ArgumentError -> []
   end
+
+  @spec put_lease({atom(), String.t()}) :: true
+  def put_lease(lease), do: :ets.insert(@leases, {lease})
+
+  @spec lease?({atom(), String.t()}) :: boolean()
+  def lease?(lease), do: safe_lookup(@leases, lease) != []
+
+  @spec leases() :: [{atom(), String.t()}]
+  def leases, do: Enum.map(:ets.tab2list(@leases), &elem(&1, 0))
+
+  @spec forget_lease({atom(), String.t()}) :: true
+  def forget_lease(lease), do: :ets.delete(@leases, lease)
 
   # -- the registry's own ---------------------------------------------------------------------
 
@@ -116,7 +210,10 @@ defmodule Snakepit.SharedMemory.Table do
   def known?(key), do: :ets.member(@records, key)
 
   @spec put_record(Record.t()) :: true
-  def put_record(record), do: :ets.insert(@records, {record.target.key, record})
+  def put_record(record) do
+    if record.timeout, do: :ets.insert_new(@uses, {record.target.key, 0})
+    :ets.insert(@records, {record.target.key, record})
+  end
 
   @spec put_region(Target.key(), Native.writer()) :: true
   def put_region(key, writer), do: :ets.insert(regions(), {key, writer, nil})
@@ -127,11 +224,17 @@ defmodule Snakepit.SharedMemory.Table do
     match?({:ok, _, nil}, region(key)) and :ets.update_element(regions(), key, {3, reader})
   end
 
+  @doc "Forgets the cached reader; the next read by id attaches another."
+  @spec drop_reader(Target.key()) :: boolean()
+  def drop_reader(key), do: :ets.update_element(regions(), key, {3, nil})
+
   @doc "Forgets a region; its writer and reader, if it was live, and its record."
   @spec take(Target.key()) :: {Record.t(), {Native.writer(), Native.reader() | nil} | nil} | nil
   def take(key) do
     case :ets.take(@records, key) do
       [{_key, record}] ->
+        if record.timeout, do: :ets.delete(@uses, key)
+
         case :ets.take(regions(), key) do
           [{_key, writer, reader}] -> {record, {writer, reader}}
           [] -> {record, nil}
@@ -152,15 +255,71 @@ defmodule Snakepit.SharedMemory.Table do
   end
 
   @spec mapping(reference()) :: mapping() | nil
-  def mapping(ref), do: List.first(:ets.lookup(@mappings, ref))
+  def mapping(ref), do: List.first(safe_lookup(@mappings, ref))
 
   @spec take_mapping(reference()) :: mapping() | nil
   def take_mapping(ref) do
     with [{_ref, key, _pid, _reader, _writer} = mapping] <- :ets.take(@mappings, ref) do
-      if :ets.update_counter(@counts, key, -1) == 0, do: :ets.delete(@counts, key)
+      uncount(key, 1)
       mapping
     else
       [] -> nil
     end
   end
+
+  @type reference_row ::
+          {{Target.key(), pid() | reference()}, pid(), pos_integer(), token :: reference()}
+
+  @spec all_references() :: [reference_row()]
+  def all_references, do: :ets.tab2list(@references)
+
+  @spec reference(Target.key(), pid() | reference()) :: reference_row() | nil
+  def reference(key, holder), do: List.first(safe_lookup(@references, {key, holder}))
+
+  @doc "One more reference; in one write, so that whoever is killed has done it or not."
+  @spec add_reference(Target.key(), pid() | reference(), pid(), reference()) :: pos_integer()
+  def add_reference(key, holder, pid, token) do
+    {_, pid, n, _} = reference(key, holder) || {nil, pid, 0, nil}
+    :ets.insert(@references, {{key, holder}, pid, n + 1, token})
+    :ets.update_counter(@counts, key, 1, {key, 0})
+  end
+
+  @doc "One reference less; how many the holder still has."
+  @spec drop_reference(reference_row(), reference()) :: non_neg_integer()
+  def drop_reference({{key, _holder} = id, pid, n, _token}, token) do
+    if n > 1,
+      do: :ets.insert(@references, {id, pid, n - 1, token}),
+      else: :ets.delete(@references, id)
+
+    uncount(key, 1)
+    n - 1
+  end
+
+  @doc "All references of a holder, forgotten at once."
+  @spec take_reference(Target.key(), pid() | reference()) :: :ok
+  def take_reference(key, holder) do
+    with [{_id, _pid, n, _token}] <- :ets.take(@references, {key, holder}), do: uncount(key, n)
+    :ok
+  end
+
+  defp uncount(key, n) do
+    if :ets.update_counter(@counts, key, -n) == 0, do: :ets.delete(@counts, key)
+  end
+
+  @doc "Counts anew: whoever was killed between two writes left a count that is one off."
+  @spec recount() :: :ok
+  def recount do
+    mapped = fn {_ref, key, _pid, _reader, _writer}, counts -> add(counts, key, 1) end
+    referred = fn {{key, _holder}, _pid, n, _token}, counts -> add(counts, key, n) end
+    counts = :ets.foldl(referred, :ets.foldl(mapped, %{}, @mappings), @references)
+
+    for {key, _n} <- :ets.tab2list(@counts), not is_map_key(counts, key) do
+      :ets.delete(@counts, key)
+    end
+
+    :ets.insert(@counts, Map.to_list(counts))
+    :ok
+  end
+
+  defp add(counts, key, n), do: Map.update(counts, key, n, &(&1 + n))
 end

@@ -26,6 +26,12 @@ defmodule Snakepit.SharedMemory.Telemetry do
   | `[:cleanup, :failed]` | a sweep failed, or could not be begun |
   | `[:config, :changed]` | `Snakepit.SharedMemory.reconfigure/1`, when something changed |
 
+  | `[:cleanup, :marked]` | the last reference to a region has gone that goes with it |
+  | `[:cleanup, :expired]` | a region that nobody used was removed |
+  | `[:cleanup, :released]` | the regions of a session or worker were removed |
+  | `[:limit, :approached]` | an allocation that brings a limit to 80 %; once a crossing |
+  | `[:limit, :reached]` | an allocation for which a limit leaves no room |
+
   | Event | Measurements | Metadata |
   |---|---|---|
   | `:start` | `system_time`, `monotonic_time` (native units) | `region` (id or nil) |
@@ -36,6 +42,10 @@ defmodule Snakepit.SharedMemory.Telemetry do
   | `[:cleanup, :swept]` | `removed`, `corrupted`, `recovered`, `cleared_readers` (counts) | `namespace`, `source`: `:janitor` or `:call`, `report` as from `cleanup_regions/1` |
   | `[:cleanup, :failed]` | `count` (1) | `namespace`, `reason` |
   | `[:config, :changed]` | `applied`, `needs_restart` (counts of keys) | `namespace`, `applied` and `needs_restart` (keys), `changes`: `%{key => {old, new}}` |
+  | `[:cleanup, :marked]` | `count` (1) | `region` |
+  | `[:cleanup, :expired]` | `count` (1), `bytes` | `region`, `reason`: `:idle` or `:unreferenced` |
+  | `[:cleanup, :released]` | `regions`, `failed` (counts), `bytes` | `kind`: `:session` or `:worker`, `id` |
+  | `[:limit, _]` | `used`, `maximum` (in `unit`) | `limit` (the key of the configuration), `scope`: `:node`, `{:process, pid}` or `{:session, id}`, `unit`: `:regions` or `:bytes`, `recommendation` |
   """
 
   # Called only when it is loaded.
@@ -45,7 +55,8 @@ defmodule Snakepit.SharedMemory.Telemetry do
   # An atom: the cheapest key there is, for it is looked up by every read.
   @key :snakepit_shm_telemetry
 
-  @cleanups ~w(owner_down process_ended swept failed)a
+  @cleanups ~w(owner_down process_ended swept failed marked expired released)a
+  @limits ~w(approached reached)a
   @operations ~w(allocate map unmap deallocate write read seal binary share fetch subscribe)a
 
   @doc "Every event name that can be emitted."
@@ -56,7 +67,8 @@ defmodule Snakepit.SharedMemory.Telemetry do
         @prefix ++ [:region, operation, step]
       end
 
-    [@prefix ++ [:config, :changed] | Enum.map(@cleanups, &(@prefix ++ [:cleanup, &1])) ++ spans]
+    [@prefix ++ [:config, :changed] | Enum.map(@cleanups, &(@prefix ++ [:cleanup, &1]))] ++
+      Enum.map(@limits, &(@prefix ++ [:limit, &1])) ++ spans
   end
 
   @doc false
@@ -133,6 +145,41 @@ defmodule Snakepit.SharedMemory.Telemetry do
       }
 
       :telemetry.execute(@prefix ++ [:config, :changed], measurements, metadata)
+    end
+
+    :ok
+  end
+
+  @doc false
+  @spec marked(String.t()) :: :ok
+  def marked(region), do: cleanup(:marked, %{count: 1}, %{region: region})
+
+  @doc false
+  @spec expired(String.t(), pos_integer(), :idle | :unreferenced) :: :ok
+  def expired(region, bytes, reason) do
+    cleanup(:expired, %{count: 1, bytes: bytes}, %{region: region, reason: reason})
+  end
+
+  @doc false
+  @spec released(:session | :worker, String.t(), map()) :: :ok
+  def released(kind, id, report) do
+    measurements = %{
+      regions: length(report.removed),
+      failed: length(report.failed),
+      bytes: report.bytes
+    }
+
+    cleanup(:released, measurements, %{kind: kind, id: id})
+  end
+
+  @doc false
+  @spec limit(:approached | :reached, map(), String.t()) :: :ok
+  def limit(event, limit, recommendation) when event in @limits do
+    if enabled?() do
+      metadata =
+        limit |> Map.take([:limit, :scope, :unit]) |> Map.put(:recommendation, recommendation)
+
+      :telemetry.execute(@prefix ++ [:limit, event], Map.take(limit, [:used, :maximum]), metadata)
     end
 
     :ok

@@ -39,6 +39,22 @@ fn inspect_segment(segment: Segment) -> Answer<Report> {
     Ok(Report::of(&segment.options().inspect()?))
 }
 
+/// What tells whether a segment is in use: its version, and how many readers of other OS processes
+/// that live are attached. Looks without attaching.
+#[rustler::nif(schedule = "DirtyIo")]
+fn usage(segment: Segment) -> Answer<(u64, u64)> {
+    let report = segment.options().inspect()?;
+    let own = std::process::id();
+    let others = report.readers.iter().filter(|reader| {
+        let foreign = reader
+            .process
+            .as_ref()
+            .is_none_or(|process| process.pid != own);
+        foreign && reader.alive != Some(false)
+    });
+    Ok((report.version, others.count() as u64))
+}
+
 #[rustler::nif(schedule = "DirtyIo")]
 fn list(namespace: String, dir: String) -> Answer<Vec<Report>> {
     let found = SegmentDiscovery::new(&namespace, dir)?.list()?;

@@ -4,7 +4,7 @@ defmodule Snakepit.SharedMemory.ApplicationTest do
 
   import ExUnit.CaptureLog
 
-  alias Snakepit.SharedMemory.{Janitor, Membership}
+  alias Snakepit.SharedMemory.{Janitor, Membership, ReferenceCounter}
 
   @moduletag :capture_log
 
@@ -27,7 +27,13 @@ defmodule Snakepit.SharedMemory.ApplicationTest do
       fn -> SharedMemory.list_regions(place) end,
       fn -> SharedMemory.cleanup_regions(place) end,
       fn -> SharedMemory.subscribe("x", place) end,
-      fn -> SharedMemory.reconfigure(grace: 1) end
+      fn -> SharedMemory.reconfigure(grace: 1) end,
+      fn -> SharedMemory.release_session("x") end,
+      fn -> SharedMemory.release_worker("x") end,
+      fn -> ReferenceCounter.increment("x", self(), place) end,
+      fn -> ReferenceCounter.decrement("x", self(), place) end,
+      fn -> ReferenceCounter.get_count("x", place) end,
+      fn -> ReferenceCounter.get_references("x", place) end
     ]
   end
 

@@ -39,7 +39,8 @@ defmodule Snakepit.SharedMemory.ConfigTest do
              telemetry_enabled: true,
              performance_monitoring: true,
              health_check_interval: nil,
-             history_limit: 50
+             history_limit: 50,
+             session_source: Snakepit.SharedMemory.SessionSource.Snakepit
            }
   end
 
@@ -89,7 +90,8 @@ defmodule Snakepit.SharedMemory.ConfigTest do
           telemetry_enabled: :sometimes,
           performance_monitoring: 0.5,
           health_check_interval: 0,
-          history_limit: -1
+          history_limit: -1,
+          session_source: "Sessions"
         ] do
       assert {:error, %Error{code: :invalid_option} = error} = Config.new([{key, value}])
       assert error.message =~ inspect(key)

@@ -39,9 +39,9 @@ defmodule Snakepit.SharedMemory.InspectionTest do
     assert {:ok, info} = SharedMemory.get_region_info(id, place)
 
     assert Map.keys(info) |> Enum.sort() ==
-             ~w(bytes created_at dtype format generation id last_accessed metadata namespace
-                owner_pid platform_handle reader_count reference_count shape size slots state
-                version)a
+             ~w(access_mode bytes cleanup_policy created_at dtype format generation id last_accessed
+                marked metadata namespace owner_pid permissions platform_handle reader_count
+                reference_count session shape size slots state tags timeout version worker)a
 
     assert %{
              id: "known",
@@ -147,7 +147,14 @@ defmodule Snakepit.SharedMemory.InspectionTest do
     end
 
     test "refuses what is no filter", %{place: place} do
-      for filter <- [[owner: :me], [state: :gone], [local: 1], [tag: "x"]] do
+      for filter <- [
+            [owner: :me],
+            [state: :gone],
+            [local: 1],
+            [tag: :x],
+            [tags: "x"],
+            [min_size: -1]
+          ] do
         assert code(SharedMemory.list_regions(filter ++ place)) == :invalid_option
       end
 

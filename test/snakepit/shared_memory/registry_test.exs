@@ -4,7 +4,7 @@ defmodule Snakepit.SharedMemory.RegistryTest do
 
   import ExUnit.CaptureLog
 
-  alias Snakepit.SharedMemory.{Jobs, Registry, Table}
+  alias Snakepit.SharedMemory.{Expiry, Jobs, Registry, Table}
 
   defp restarted(name, old) do
     eventually(fn ->
@@ -133,7 +133,7 @@ defmodule Snakepit.SharedMemory.RegistryTest do
       end
 
       assert restarted(Registry, registry)
-      # Beyond ten crashes in five seconds the supervisor would give up.
+      # Beyond so many crashes in five seconds the supervisor would give up.
       supervisor_forgives()
     end
 
@@ -168,6 +168,11 @@ defmodule Snakepit.SharedMemory.RegistryTest do
       capture_log(fn ->
         send(registry, :hello)
         send(registry, {:DOWN, make_ref(), :process, spawn(fn -> :ok end), :normal})
+        # That the owner has died is believed of nobody but the VM.
+        send(registry, {:DOWN, make_ref(), :process, self(), :killed})
+        send(registry, {:waited, 0})
+        send(registry, {:waited, :for, :nothing})
+        strange(Expiry)
         GenServer.cast(registry, :what)
         assert {:error, :unexpected} = GenServer.call(registry, :what)
         assert :refused = GenServer.call(registry, {:done, make_ref(), {:ok, make_ref()}})
@@ -178,10 +183,30 @@ defmodule Snakepit.SharedMemory.RegistryTest do
     assert {:ok, ^id} = SharedMemory.deallocate_region(id, place)
   end
 
+  defp strange(name) do
+    pid = Process.whereis(name)
+
+    for message <- [
+          :hello,
+          {:idle, "nobody", make_ref()},
+          {:grace, "nobody", 0, true},
+          {:DOWN, make_ref(), :process, self(), :killed}
+        ] do
+      send(pid, message)
+    end
+
+    GenServer.cast(pid, :what)
+    GenServer.cast(pid, {:watch, "nobody"})
+    assert {:error, :unexpected} = GenServer.call(pid, :what)
+    assert Process.whereis(name) == pid
+  end
+
   test "nothing is kept of processes that hold nothing any more", %{place: place} do
     empty? = fn ->
       state = :sys.get_state(Registry)
-      {state.processes, state.regions, state.bytes, state.jobs} == {%{}, 0, 0, %{}}
+
+      {state.ledger.processes, state.ledger.usage, state.jobs, state.monitors} ==
+        {%{}, %{}, %{}, %{}}
     end
 
     # What earlier tests held is on its way out.

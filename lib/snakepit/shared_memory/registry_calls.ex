@@ -1,0 +1,184 @@
+defmodule Snakepit.SharedMemory.RegistryCalls do
+  @moduledoc false
+  # What the registry is asked. An exit of it is an answer like any other: each call carries a
+  # reference of its own, so that the registry that follows can say what became of it, and a crash
+  # in the middle is seen by nobody but the one whose region was being created.
+
+  alias Snakepit.SharedMemory.{Config, Error, Native, Registry, Table, Target}
+  alias Snakepit.SharedMemory.Table.Record
+
+  # How long a registry that was killed may take to be back, and between two looks.
+  @patience_ms 10_000
+  @pause_ms 2
+
+  @doc "Counts the region in, creates its segment with `settings`, and makes it known."
+  @spec allocate(Record.t(), map(), atom()) :: {:ok, reference()} | {:error, Error.t()}
+  def allocate(record, settings, operation) do
+    token = make_ref()
+    message = {:allocate, %{record | token: token}, settings, operation}
+
+    case call(message, {:allocated, record.target.key, token}, operation) do
+      {:again, :unknown} -> {:error, interrupted(record, operation)}
+      answer -> plain(answer)
+    end
+  end
+
+  @doc "Forgets a region of this node and removes its segment."
+  @spec deallocate(Target.t(), atom()) :: :ok | {:error, Error.t()}
+  def deallocate(target, operation) do
+    message = {:deallocate, target, operation}
+    region = Table.region(target.key)
+
+    case {call(message, message, operation), region} do
+      # The registry that we asked first has forgotten it, perhaps without having it removed.
+      {{:again, {:error, %{code: :not_found}}}, {:ok, writer, _reader}} ->
+        discard(writer, target, operation)
+
+      {answer, _region} ->
+        plain(answer)
+    end
+  end
+
+  defp discard(writer, target, operation) do
+    case Native.discard(writer) do
+      {:ok, :ok} -> :ok
+      # Its job has it, and goes on.
+      {:error, {:closed, _message, _segment, _remedy}} -> :ok
+      {:error, failure} -> {:error, Error.from_native(failure, operation, target.id)}
+    end
+  end
+
+  @doc "Removes a region that nobody uses, if `guard` still holds."
+  @spec expire(Target.key(), term()) :: :removed | :kept | {:error, Error.t()}
+  def expire(key, guard) do
+    case call({:expire, key, guard}, {:expire, key, guard}, :expire) do
+      # What was removed is not there to be removed again.
+      {:again, :kept} -> if Table.known?(key), do: :kept, else: :removed
+      answer -> plain(answer)
+    end
+  end
+
+  @doc "Keeps a reader for reads by id, unless there is one."
+  @spec put_reader(Target.key(), reference(), atom()) :: boolean() | {:error, Error.t()}
+  def put_reader(key, reader, operation), do: idempotent({:put_reader, key, reader}, operation)
+
+  @doc "Forgets the reader for reads by id, unless the region is mapped."
+  @spec drop_reader(Target.key()) :: boolean() | {:error, Error.t()}
+  def drop_reader(key), do: idempotent({:drop_reader, key}, :expire)
+
+  @doc """
+  Notes that the caller holds a mapping; it is given back when the caller dies.
+
+  With `ours?` the region must be one of this node and still be there.
+  """
+  @spec map(Target.t(), map(), atom()) :: {:ok, reference()} | :gone | {:error, Error.t()}
+  def map(target, %{reader: reader, own_writer: writer, ours?: ours?}, operation) do
+    ref = make_ref()
+
+    with {:error, error} <-
+           idempotent({:map, ref, target.key, self(), reader, writer, ours?}, operation) do
+      # It may have been noted before the registry went for good.
+      Table.take_mapping(ref)
+      {:error, error}
+    end
+  end
+
+  @doc "Forgets a mapping of the caller, by its reference or the latest one of a region."
+  @spec unmap(reference() | Target.key(), atom()) ::
+          {:ok, Table.mapping()} | :not_mapped | {:error, Error.t()}
+  def unmap(ref, operation) when is_reference(ref) do
+    before = Table.mapping(ref)
+    message = {:unmap, ref, self()}
+
+    case {call(message, message, operation), before} do
+      {{:again, :not_mapped}, {_ref, _key, pid, _reader, _writer}} when pid == self() ->
+        {:ok, before}
+
+      {answer, _before} ->
+        plain(answer)
+    end
+  end
+
+  def unmap(key, operation) do
+    case idempotent({:latest_mapping, key, self()}, operation) do
+      nil -> :not_mapped
+      ref when is_reference(ref) -> unmap(ref, operation)
+      {:error, error} -> {:error, error}
+    end
+  end
+
+  @doc "One more reference of `holder`; answers how many there are of all holders."
+  @spec refer(Target.t(), pid() | reference(), atom()) ::
+          {:ok, pos_integer()} | {:error, Error.t()}
+  def refer(target, holder, operation) do
+    pid = if is_pid(holder), do: holder, else: self()
+    idempotent({:refer, target, holder, pid, make_ref(), operation}, operation)
+  end
+
+  @doc "One reference of `holder` less; answers how many there are of all holders."
+  @spec unrefer(Target.t(), pid() | reference(), atom()) ::
+          {:ok, non_neg_integer()} | {:error, Error.t()}
+  def unrefer(target, holder, operation) do
+    token = make_ref()
+    message = fn again? -> {:unrefer, target, holder, token, again?, operation} end
+    # Asked again, the registry cannot tell what it took already from what never was.
+    again = message.(refers?(target, holder))
+    plain(call(message.(false), again, operation))
+  end
+
+  defp refers?(%{key: key}, holder) do
+    Table.reference(key, holder) != nil or
+      match?({:ok, %{owned: true, owner_pid: ^holder}}, Table.record(key))
+  end
+
+  # -- calls ----------------------------------------------------------------------------------
+
+  defp idempotent(message, operation), do: plain(call(message, message, operation))
+
+  defp plain({_which, answer}), do: answer
+
+  # `again` is what the next registry is asked when this one ended before it answered.
+  defp call(message, again, operation) do
+    deadline = System.monotonic_time(:millisecond) + @patience_ms
+    attempt(:first, message, again, operation, deadline)
+  end
+
+  defp attempt(which, message, again, operation, deadline) do
+    {which, GenServer.call(Registry, message, :infinity)}
+  catch
+    # It never got the message.
+    :exit, {:noproc, _call} ->
+      retry(:noproc, which, message, again, operation, deadline)
+
+    :exit, {reason, _call} ->
+      retry(reason, :again, again, again, operation, deadline)
+  end
+
+  defp retry(reason, which, message, again, operation, deadline) do
+    with {:ok, _config} <- Config.fetch(operation),
+         true <- System.monotonic_time(:millisecond) < deadline || {:late, reason} do
+      receive do
+      after
+        @pause_ms -> attempt(which, message, again, operation, deadline)
+      end
+    else
+      {:late, reason} -> {which, {:error, gone(reason, operation)}}
+      {:error, not_running} -> {which, {:error, not_running}}
+    end
+  end
+
+  defp gone(reason, operation) do
+    Error.new(:closed, "the registry ended before it answered: #{inspect(reason, limit: 5)}",
+      operation: operation,
+      remedy: "call again; it is restarted and knows all regions it knew"
+    )
+  end
+
+  defp interrupted(record, operation) do
+    Error.new(:closed, "the registry ended while the region was being created",
+      region: record.target.id,
+      operation: operation,
+      remedy: "call again; nothing of this attempt stays"
+    )
+  end
+end
