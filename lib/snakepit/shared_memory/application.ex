@@ -5,14 +5,16 @@ defmodule Snakepit.SharedMemory.Application do
 
   use Application
 
-  alias Snakepit.SharedMemory.{Config, Jobs, Table, Telemetry}
+  alias Snakepit.SharedMemory.{Config, History, Jobs, Recorder, Table, Telemetry}
 
   @impl true
   def start(_type, _args) do
     case Config.load() do
       {:ok, config} ->
-        Telemetry.setup()
+        Telemetry.setup(config.telemetry_enabled)
+        Recorder.setup(config.enabled and config.performance_monitoring)
         Table.create()
+        History.create()
         stop_with_script()
         start_tree(config)
 
@@ -50,7 +52,7 @@ defmodule Snakepit.SharedMemory.Application do
       Jobs.discard_all(resources)
     end
 
-    :ok
+    Recorder.setup(false)
   end
 
   # A script ends with `halt`, which stops no application, and its regions would stay. Hooks of

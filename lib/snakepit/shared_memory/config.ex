@@ -17,6 +17,11 @@ defmodule Snakepit.SharedMemory.Config do
       which is 1 s, and 5 s with `mode: :simulation`
     * `:grace` - milliseconds that the region of a crashed OS process waits for another to take it
       over, before it is removed. Default: `10_000`
+    * `:performance_monitoring` - `false` counts and times nothing; what is made of it then answers an
+      error with code `:disabled`. Default: `true`
+    * `:telemetry_enabled` - `false` emits no event even where `:telemetry` is loaded. Default: `true`
+    * `:history_limit` - how many changes of each region are kept for
+      `Snakepit.SharedMemory.history/2`, at most 10,000. Default: `50`
 
   The configuration is read and checked once, when the application starts; a mistake in it stops
   the start with a message that names the key.
@@ -37,7 +42,10 @@ defmodule Snakepit.SharedMemory.Config do
     max_total_memory: {{:integer, 4096, :infinity}, 10 * @gib},
     mode: {{:in, [:real_time, :simulation]}, :real_time},
     cleanup_interval: {{:nilable, {:integer, 1, @longest_ms}}, nil},
-    grace: {{:integer, 0, @longest_ms}, 10_000}
+    grace: {{:integer, 0, @longest_ms}, 10_000},
+    performance_monitoring: {:boolean, true},
+    telemetry_enabled: {:boolean, true},
+    history_limit: {{:integer, 1, 10_000}, 50}
   ]
 
   @type t :: %__MODULE__{
@@ -49,7 +57,10 @@ defmodule Snakepit.SharedMemory.Config do
           max_total_memory: pos_integer(),
           mode: :real_time | :simulation,
           cleanup_interval: pos_integer() | nil,
-          grace: non_neg_integer()
+          grace: non_neg_integer(),
+          performance_monitoring: boolean(),
+          telemetry_enabled: boolean(),
+          history_limit: pos_integer()
         }
 
   @enforce_keys Keyword.keys(@schema)

@@ -2,7 +2,8 @@ defmodule Snakepit.SharedMemory.Inspection do
   @moduledoc false
   # What is known about regions: from shared memory itself, and from the registry.
 
-  alias Snakepit.SharedMemory.{Config, Error, Native, Options, Reading, Region, Table, Target}
+  alias Snakepit.SharedMemory.{Access, Config, Error, Native, Options, Reading, Region}
+  alias Snakepit.SharedMemory.{Table, Target}
 
   @list [
           owner: {{:nilable, :pid}, nil},
@@ -17,7 +18,7 @@ defmodule Snakepit.SharedMemory.Inspection do
          :ok <- still_valid(region, target),
          report = Native.inspect_segment(Target.native(target)),
          {:ok, report} <- Error.wrap(report, :get_region_info, target.id) do
-      {:ok, report |> Map.merge(value(region, target)) |> merge(target)}
+      {:ok, report |> Map.merge(value(region, target)) |> merge(region, target)}
     end
   end
 
@@ -54,7 +55,7 @@ defmodule Snakepit.SharedMemory.Inspection do
          place = Target.new("", options, config),
          listed = Native.list(place.namespace, place.dir),
          {:ok, found} <- Error.wrap(listed, :list_regions, nil) do
-      regions = Enum.map(found, &merge(&1, Target.new(&1.id, options, config)))
+      regions = Enum.map(found, &merge(&1, &1.id, Target.new(&1.id, options, config)))
       {:ok, regions |> Enum.filter(&matches?(&1, options)) |> Enum.sort_by(& &1.id)}
     end
   end
@@ -66,7 +67,7 @@ defmodule Snakepit.SharedMemory.Inspection do
   end
 
   # The owner, and the process that has it mapped, each hold one reference.
-  defp merge(report, target) do
+  defp merge(report, region, target) do
     mappings = Table.mappings(target.key)
 
     known =
@@ -82,9 +83,13 @@ defmodule Snakepit.SharedMemory.Inspection do
           %{owner_pid: nil, metadata: %{}, reference_count: mappings}
       end
 
+    {dates, accesses} = region |> Access.of(target) |> Map.split([:last_read, :last_write])
+    accessed = max(report.last_accessed, dates.last_read * 1_000_000)
+
     report
+    |> Map.put(:last_accessed, DateTime.from_unix!(accessed, :microsecond))
     |> Map.update!(:created_at, &DateTime.from_unix!(&1, :microsecond))
-    |> Map.update!(:last_accessed, &DateTime.from_unix!(&1, :microsecond))
     |> Map.merge(known)
+    |> Map.merge(accesses)
   end
 end

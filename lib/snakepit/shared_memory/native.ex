@@ -193,6 +193,26 @@ defmodule Snakepit.SharedMemory.Native do
   @spec stop_reaper(reaper()) :: :ok
   def stop_reaper(_reaper), do: stub()
 
+  # -- what has been counted ------------------------------------------------------------------
+
+  @typedoc "`:last` is Unix time in seconds, 0 for never."
+  @type accesses :: %{calls: non_neg_integer(), bytes: non_neg_integer(), last: non_neg_integer()}
+
+  @spec monitor(boolean()) :: :ok
+  def monitor(_on), do: stub()
+
+  @spec tick() :: :ok
+  def tick, do: stub()
+
+  @spec reads(reader()) :: answer(%{first: accesses(), shared: accesses()})
+  def reads(_reader), do: stub()
+
+  @spec writes(writer()) :: answer(%{all: accesses(), value_bytes: non_neg_integer()})
+  def writes(_writer), do: stub()
+
+  @spec totals() :: %{read: map(), write: map()}
+  def totals, do: stub()
+
   # -- the library itself ---------------------------------------------------------------------
 
   @spec error_codes() :: [String.t()]

@@ -3,7 +3,8 @@ defmodule Snakepit.SharedMemory.Reading do
   # Bytes out. Everything here runs in the caller; the first clauses are the hot path and do nothing
   # but the NIF call.
 
-  alias Snakepit.SharedMemory.{Error, Native, Options, Region, Registry, Table, Target, Telemetry}
+  alias Snakepit.SharedMemory.{Error, Native, Options, Recorder, Region, Registry}
+  alias Snakepit.SharedMemory.{Table, Target, Telemetry}
 
   @read [
           offset: {{:nilable, {:integer, 0, :infinity}}, nil},
@@ -19,7 +20,8 @@ defmodule Snakepit.SharedMemory.Reading do
       bytes = fn {:ok, binary} -> byte_size(binary) end
       Telemetry.span(:read, Target.id(region), bytes, fn -> do_read(region, opts) end)
     else
-      do_read(region, opts)
+      # The NIF library has counted what succeeded.
+      with {:error, error} <- do_read(region, opts), do: Recorder.failed(:read, error)
     end
   end
 
@@ -89,6 +91,7 @@ defmodule Snakepit.SharedMemory.Reading do
       length = options.length || max(byte_size(binary) - offset, 0)
 
       if offset + length <= byte_size(binary) do
+        Recorder.copied(length)
         {:ok, :binary.copy(binary_part(binary, offset, length))}
       else
         {:error, out_of_bounds(target.id, offset, length, byte_size(binary))}
@@ -124,9 +127,8 @@ defmodule Snakepit.SharedMemory.Reading do
       {:ok, _writer, nil} ->
         with {:ok, reader} <-
                Error.wrap(Native.attach(Target.native(target)), operation, target.id) do
-          # Another process may have been first; its reader is as good, ours is closed by the GC.
           Registry.put_reader(target.key, reader, operation)
-          {:ok, reader}
+          {:ok, first_reader(target, reader)}
         end
 
       {:ok, _writer, reader} ->
@@ -137,6 +139,15 @@ defmodule Snakepit.SharedMemory.Reading do
 
       :not_started ->
         {:error, Error.not_started(operation)}
+    end
+  end
+
+  # Another process may have been first: then all use its reader, so that accesses are counted in
+  # one place, and ours is closed by the GC.
+  defp first_reader(target, attached) do
+    case Table.region(target.key) do
+      {:ok, _writer, reader} when reader != nil -> reader
+      _ -> attached
     end
   end
 

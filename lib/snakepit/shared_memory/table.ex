@@ -10,7 +10,7 @@ defmodule Snakepit.SharedMemory.Table do
   #   mappings  {ref, key, pid, reader, writer | nil}   who holds what mapped; the writer if it is the mapping's own
   #   counts    {key, mappings}                         how many of them there are for a region
 
-  alias Snakepit.SharedMemory.{Native, Target}
+  alias Snakepit.SharedMemory.{History, Native, Recorder, Target}
 
   @regions :snakepit_shm_regions
   @records :snakepit_shm_records
@@ -118,8 +118,14 @@ defmodule Snakepit.SharedMemory.Table do
   @spec put_record(Record.t()) :: true
   def put_record(record), do: :ets.insert(@records, {record.target.key, record})
 
+  @doc "Makes a region known; its record is there."
   @spec put_region(Target.key(), Native.writer()) :: true
-  def put_region(key, writer), do: :ets.insert(regions(), {key, writer, nil})
+  def put_region(key, writer) do
+    [{_key, record}] = :ets.lookup(@records, key)
+    Recorder.event(:allocated)
+    History.add(key, :allocate, record.owner_pid, %{size: record.size, slots: record.slots})
+    :ets.insert(regions(), {key, writer, nil})
+  end
 
   @doc "Caches a reader unless there is one already."
   @spec put_reader(Target.key(), Native.reader()) :: boolean()
@@ -132,9 +138,15 @@ defmodule Snakepit.SharedMemory.Table do
   def take(key) do
     case :ets.take(@records, key) do
       [{_key, record}] ->
+        History.forget(key)
+
         case :ets.take(regions(), key) do
-          [{_key, writer, reader}] -> {record, {writer, reader}}
-          [] -> {record, nil}
+          [{_key, writer, reader}] ->
+            Recorder.event(:deallocated)
+            {record, {writer, reader}}
+
+          [] ->
+            {record, nil}
         end
 
       [] ->
@@ -146,9 +158,11 @@ defmodule Snakepit.SharedMemory.Table do
   def all_mappings, do: :ets.tab2list(@mappings)
 
   @spec put_mapping(mapping()) :: pos_integer()
-  def put_mapping({_ref, key, _pid, _reader, _writer} = mapping) do
+  def put_mapping({_ref, key, pid, _reader, writer} = mapping) do
     :ets.insert(@mappings, mapping)
-    :ets.update_counter(@counts, key, 1, {key, 0})
+    count = :ets.update_counter(@counts, key, 1, {key, 0})
+    History.add(key, if(writer, do: :takeover, else: :map), pid)
+    count
   end
 
   @spec mapping(reference()) :: mapping() | nil
@@ -156,8 +170,14 @@ defmodule Snakepit.SharedMemory.Table do
 
   @spec take_mapping(reference()) :: mapping() | nil
   def take_mapping(ref) do
-    with [{_ref, key, _pid, _reader, _writer} = mapping] <- :ets.take(@mappings, ref) do
-      if :ets.update_counter(@counts, key, -1) == 0, do: :ets.delete(@counts, key)
+    with [{_ref, key, pid, _reader, writer} = mapping] <- :ets.take(@mappings, ref) do
+      History.add(key, if(writer, do: :handover, else: :unmap), pid)
+
+      if :ets.update_counter(@counts, key, -1) == 0 do
+        :ets.delete(@counts, key)
+        History.forget_unused(key)
+      end
+
       mapping
     else
       [] -> nil

@@ -2,9 +2,10 @@ defmodule Snakepit.SharedMemory.Telemetry do
   @moduledoc """
   The events that this library emits.
 
-  They go through `:telemetry` when that application is loaded when ours starts; without it they
-  are no-ops that cost one `:persistent_term` lookup. Each operation is a span: `:start`, then
-  `:stop` or `:exception`.
+  They go through `:telemetry` when that application is loaded when ours starts; without it, and
+  with `telemetry_enabled: false` in the configuration, they are no-ops that cost one
+  `:persistent_term` lookup. Each operation is a span: `:start`, then `:stop` or `:exception`. All
+  times are in native units: `System.convert_time_unit(duration, :native, :microsecond)`.
 
   | Event (prefix `[:snakepit, :shared_memory]`) | Emitted by |
   |---|---|
@@ -23,17 +24,22 @@ defmodule Snakepit.SharedMemory.Telemetry do
   | `[:cleanup, :process_ended]` | another OS process of the namespace has ended |
   | `[:cleanup, :swept]` | a sweep found something to do, or `Snakepit.SharedMemory.cleanup_regions/1` |
   | `[:cleanup, :failed]` | a sweep failed, or could not be begun |
+  | `[:limit, :approached]` | what is held has come near to a limit |
+  | `[:limit, :reached]` | a limit refused something, or made it wait |
+  | `[:health, :checked]` | a health check has ended |
 
   | Event | Measurements | Metadata |
   |---|---|---|
-  | `:start` | `system_time`, `monotonic_time` (native units) | `region` (id or nil) |
-  | `:stop` | `duration`, `monotonic_time` (native units), `bytes` where bytes moved | `region`, `result`: `:ok` or an error code |
+  | `:start` | `system_time`, `monotonic_time` | `region` (id or nil) |
+  | `:stop` | `duration`, `monotonic_time`, `bytes` where bytes moved | `region`, `result`: `:ok` or an error code |
   | `:exception` | `duration`, `monotonic_time` | `region`, `kind`, `reason`, `stacktrace` |
   | `[:cleanup, :owner_down]` | `regions`, `mappings` (counts) | `pid` |
   | `[:cleanup, :process_ended]` | `count` (1) | `namespace`, `os_pid`, `name` |
   | `[:cleanup, :swept]` | `removed`, `corrupted`, `recovered`, `cleared_readers` (counts) | `namespace`, `source`: `:janitor` or `:call`, `report` as from `cleanup_regions/1` |
   | `[:cleanup, :failed]` | `count` (1) | `namespace`, `reason` |
   """
+
+  alias Snakepit.SharedMemory.Recorder
 
   # Called only when it is loaded.
   @compile {:no_warn_undefined, :telemetry}
@@ -42,7 +48,15 @@ defmodule Snakepit.SharedMemory.Telemetry do
   # An atom: the cheapest key there is, for it is looked up by every read.
   @key :snakepit_shm_telemetry
 
-  @cleanups ~w(owner_down process_ended swept failed)a
+  # Events that are no span. One line declares a family, or a line's word an event of it; they are
+  # emitted with `emit/4`. Each has a row in the table above, which a test compares.
+  @families [
+    cleanup: ~w(owner_down process_ended swept failed)a,
+    limit: ~w(approached reached)a,
+    health: ~w(checked)a
+  ]
+
+  # Each is a span, emitted with `span/4`, and has a row in the table as well.
   @operations ~w(allocate map unmap deallocate write read seal binary share fetch subscribe)a
 
   @doc "Every event name that can be emitted."
@@ -53,40 +67,64 @@ defmodule Snakepit.SharedMemory.Telemetry do
         @prefix ++ [:region, operation, step]
       end
 
-    Enum.map(@cleanups, &(@prefix ++ [:cleanup, &1])) ++ spans
+    plain = for {family, events} <- @families, event <- events, do: @prefix ++ [family, event]
+    plain ++ spans
   end
 
   @doc false
-  @spec setup() :: :ok
-  def setup do
+  @spec operations() :: [atom()]
+  def operations, do: @operations
+
+  @doc false
+  @spec setup(boolean()) :: :ok
+  def setup(wanted? \\ true) do
     loaded? = Code.ensure_loaded?(:telemetry) and function_exported?(:telemetry, :execute, 3)
-    :persistent_term.put(@key, loaded?)
+    :persistent_term.put(@key, wanted? and loaded?)
   end
 
   @doc "Whether events are emitted at all."
   @spec enabled?() :: boolean()
   def enabled?, do: :persistent_term.get(@key, false)
 
-  # `bytes` is called for the result of an operation that succeeded, and only when somebody may
-  # listen; nil when no bytes moved.
+  # Emits an event of one of the families, which is an error in the program when it is not declared.
+  @doc false
+  @spec emit(atom(), atom(), map(), map()) :: :ok
+  for {family, events} <- @families do
+    def emit(unquote(family), event, measurements, metadata) when event in unquote(events) do
+      if enabled?() do
+        :telemetry.execute(@prefix ++ [unquote(family), event], measurements, metadata)
+      end
+
+      :ok
+    end
+  end
+
+  # Every operation but `read` and `write` without a listener passes here, and is counted.
+  # `bytes` is called for the result of an operation that succeeded; nil when no bytes moved.
   @doc false
   @spec span(atom(), String.t() | nil, (result -> non_neg_integer() | nil), (() -> result)) ::
           result
         when result: term()
   def span(operation, region, bytes \\ fn _result -> nil end, fun)
       when operation in @operations do
-    if enabled?(), do: traced(operation, region, bytes, fun), else: fun.()
+    cond do
+      enabled?() -> traced(operation, region, bytes, fun)
+      Recorder.on?() -> timed(operation, bytes, fun)
+      true -> fun.()
+    end
   end
 
   @doc false
   @spec owner_down(pid(), non_neg_integer(), non_neg_integer()) :: :ok
   def owner_down(pid, regions, mappings) do
+    Recorder.event(:owner_down)
     cleanup(:owner_down, %{regions: regions, mappings: mappings}, %{pid: pid})
   end
 
   @doc false
   @spec process_ended(String.t(), non_neg_integer(), String.t()) :: :ok
   def process_ended(namespace, os_pid, name) do
+    Recorder.event(:process_ended)
     metadata = %{namespace: namespace, os_pid: os_pid, name: name}
     cleanup(:process_ended, %{count: 1}, metadata)
   end
@@ -101,6 +139,9 @@ defmodule Snakepit.SharedMemory.Telemetry do
       cleared_readers: report.cleared_readers
     }
 
+    Recorder.event(:sweeps)
+    Enum.each(measurements, fn {event, amount} -> Recorder.event(event, amount) end)
+
     metadata = %{
       namespace: namespace,
       source: source,
@@ -113,15 +154,29 @@ defmodule Snakepit.SharedMemory.Telemetry do
   @doc false
   @spec cleanup_failed(String.t(), String.t()) :: :ok
   def cleanup_failed(namespace, reason) do
+    Recorder.event(:failed)
     cleanup(:failed, %{count: 1}, %{namespace: namespace, reason: reason})
   end
 
-  defp cleanup(event, measurements, metadata) when event in @cleanups do
-    if enabled?() do
-      :telemetry.execute(@prefix ++ [:cleanup, event], measurements, metadata)
-    end
+  defp cleanup(event, measurements, metadata) do
+    emit(:cleanup, event, measurements, metadata)
+  end
 
-    :ok
+  defp timed(operation, bytes, fun) do
+    started = System.monotonic_time()
+
+    try do
+      fun.()
+    catch
+      kind, reason ->
+        Recorder.raised(operation)
+        :erlang.raise(kind, reason, __STACKTRACE__)
+    else
+      result ->
+        %{duration: duration} = measurements = measured(since(started), result, bytes)
+        Recorder.record(operation, duration, result, measurements[:bytes])
+        result
+    end
   end
 
   defp traced(operation, region, bytes, fun) do
@@ -135,12 +190,14 @@ defmodule Snakepit.SharedMemory.Telemetry do
       fun.()
     catch
       kind, reason ->
+        Recorder.raised(operation)
         caught = %{kind: kind, reason: reason, stacktrace: __STACKTRACE__}
         :telemetry.execute(event ++ [:exception], since(started), Map.merge(metadata, caught))
         :erlang.raise(kind, reason, __STACKTRACE__)
     else
       result ->
-        measurements = measured(since(started), result, bytes)
+        %{duration: duration} = measurements = measured(since(started), result, bytes)
+        Recorder.record(operation, duration, result, measurements[:bytes])
 
         :telemetry.execute(
           event ++ [:stop],

@@ -1,18 +1,22 @@
 //! Segments that an Erlang term can hold on to: written, read, or seen as a binary.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use arc_swap::{ArcSwapOption, Guard};
-use rustler::{Binary, Env, Resource, ResourceArc};
+use rustler::{Binary, Env, Resource, ResourceArc, Term};
 use snakepit_shm::{SealedView, SegmentReader, SegmentWriter, ShmError};
 
 use crate::error::{Answer, Failure};
+use crate::tally::{Meter, Tally};
 
 /// The writer of a segment, used by any number of BEAM processes, one at a time.
 pub struct WriterResource {
     name: String,
     capacity: usize,
     writer: Mutex<Option<SegmentWriter>>,
+    tally: Tally,
+    value_bytes: AtomicU64,
 }
 
 #[rustler::resource_impl]
@@ -25,6 +29,8 @@ impl WriterResource {
             name: writer.name().to_owned(),
             capacity: writer.capacity(),
             writer: Mutex::new(Some(writer)),
+            tally: Tally::default(),
+            value_bytes: AtomicU64::new(0),
         })
     }
 
@@ -50,6 +56,27 @@ impl WriterResource {
     /// Longest value in bytes, known without the writer.
     pub fn capacity(&self) -> usize {
         self.capacity
+    }
+
+    /// Counts a write of `bytes` that made the value at least `end` bytes long, or exactly that when it is `whole`.
+    /// Under the writer's lock.
+    pub fn wrote(&self, meter: Option<Meter>, bytes: usize, end: usize, whole: bool) {
+        let before = if whole { 0 } else { self.value_bytes() };
+        self.value_bytes
+            .store(before.max(end as u64), Ordering::Relaxed);
+        if let Some(meter) = meter {
+            meter.done(&self.tally, bytes);
+        }
+    }
+
+    /// Length of the value written last, 0 before the first.
+    pub fn value_bytes(&self) -> u64 {
+        self.value_bytes.load(Ordering::Relaxed)
+    }
+
+    /// What has been written.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// Takes the writer out for good; later calls answer `closed`.
@@ -81,6 +108,10 @@ impl WriterResource {
 pub struct ReaderResource {
     name: String,
     reader: ArcSwapOption<SegmentReader>,
+    /// Where this resource counts: `first` or `shared`, one of which it is.
+    tally: Arc<Tally>,
+    first: Arc<Tally>,
+    shared: Arc<Tally>,
 }
 
 #[rustler::resource_impl]
@@ -88,11 +119,44 @@ impl Resource for ReaderResource {}
 
 impl ReaderResource {
     /// Takes a reader in.
-    pub fn new(reader: Arc<SegmentReader>) -> ResourceArc<Self> {
+    pub fn new(reader: SegmentReader) -> ResourceArc<Self> {
+        let first = Arc::new(Tally::default());
         ResourceArc::new(Self {
             name: reader.name().to_owned(),
-            reader: ArcSwapOption::new(Some(reader)),
+            reader: ArcSwapOption::new(Some(Arc::new(reader))),
+            tally: Arc::clone(&first),
+            first,
+            shared: Arc::default(),
         })
+    }
+
+    /// Another resource on the same mapping, closed on its own; what is read through such is counted together.
+    pub fn sharing(&self) -> Answer<ResourceArc<Self>> {
+        Ok(ResourceArc::new(Self {
+            name: self.name.clone(),
+            reader: ArcSwapOption::new(Some(self.share()?)),
+            tally: Arc::clone(&self.shared),
+            first: Arc::clone(&self.first),
+            shared: Arc::clone(&self.shared),
+        }))
+    }
+
+    /// Runs a read, which answers a term and how many bytes are in it, and counts it.
+    pub fn read<'a>(
+        &self,
+        work: impl FnOnce(&SegmentReader) -> Answer<(Term<'a>, usize)>,
+    ) -> Answer<Term<'a>> {
+        let meter = Meter::read();
+        let (term, bytes) = self.with(work)?;
+        if let Some(meter) = meter {
+            meter.done(&self.tally, bytes);
+        }
+        Ok(term)
+    }
+
+    /// What has been read by the first resource of the mapping, and by those that share it.
+    pub fn tallies(&self) -> (&Tally, &Tally) {
+        (&self.first, &self.shared)
     }
 
     /// Runs `work` on the reader, without a lock and without touching a reference count.

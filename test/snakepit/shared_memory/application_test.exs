@@ -26,7 +26,11 @@ defmodule Snakepit.SharedMemory.ApplicationTest do
       fn -> SharedMemory.get_region_info("x", place) end,
       fn -> SharedMemory.list_regions(place) end,
       fn -> SharedMemory.cleanup_regions(place) end,
-      fn -> SharedMemory.subscribe("x", place) end
+      fn -> SharedMemory.subscribe("x", place) end,
+      fn -> SharedMemory.stats() end,
+      fn -> SharedMemory.reset_stats() end,
+      fn -> SharedMemory.history("x", place) end,
+      fn -> SharedMemory.recommendations() end
     ]
   end
 

@@ -17,7 +17,10 @@ defmodule Snakepit.SharedMemory.ConfigTest do
              max_total_memory: 10_737_418_240,
              mode: :real_time,
              cleanup_interval: nil,
-             grace: 10_000
+             grace: 10_000,
+             performance_monitoring: true,
+             telemetry_enabled: true,
+             history_limit: 50
            }
   end
 
@@ -42,7 +45,11 @@ defmodule Snakepit.SharedMemory.ConfigTest do
           cleanup_interval: 0,
           cleanup_interval: "1 s",
           grace: -1,
-          grace: nil
+          grace: nil,
+          performance_monitoring: nil,
+          telemetry_enabled: 1,
+          history_limit: 0,
+          history_limit: 10_001
         ] do
       assert {:error, %Error{code: :invalid_option} = error} = Config.new([{key, value}])
       assert error.message =~ inspect(key)

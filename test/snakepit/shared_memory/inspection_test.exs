@@ -39,9 +39,9 @@ defmodule Snakepit.SharedMemory.InspectionTest do
     assert {:ok, info} = SharedMemory.get_region_info(id, place)
 
     assert Map.keys(info) |> Enum.sort() ==
-             ~w(bytes created_at dtype format generation id last_accessed metadata namespace
-                owner_pid platform_handle reader_count reference_count shape size slots state
-                version)a
+             ~w(access_count bytes bytes_read bytes_written created_at dtype format generation id
+                last_accessed metadata namespace owner_pid platform_handle reader_count reads
+                reads_by_id reference_count shape size slots state version writes)a
 
     assert %{
              id: "known",
