@@ -1,7 +1,7 @@
 # What the statistics cost: reads and writes with and without them, in alternating batches of one
 # run, and beside them what counting by `:counters` and timing each call would cost.
 #
-#     mix run bench/elixir_stats.exs
+#     ROUNDS=201 SIZES=64,4096,65536 mix run bench/elixir_stats.exs
 #
 # Prints one line a case: nanoseconds without and with statistics, and the median of the ratios of
 # neighbouring batches with its quartiles. A ratio of 1.02 is a loss of 2 %.
@@ -14,6 +14,9 @@ defmodule Bench.Stats do
 
   @rounds String.to_integer(System.get_env("ROUNDS") || "201")
   @batch_ns 2_000_000
+  @sizes (System.get_env("SIZES") || "64,4096,65536")
+         |> String.split(",")
+         |> Enum.map(&String.to_integer/1)
 
   def run do
     dir = Path.join("/dev/shm", "snakepit-bench-#{System.pid()}")
@@ -25,7 +28,7 @@ defmodule Bench.Stats do
 
     try do
       IO.puts("rounds: #{@rounds}, each a batch of #{div(@batch_ns, 1_000_000)} ms a side")
-      for size <- [64, 4096, 65_536], do: cases(size)
+      for size <- @sizes, do: cases(size)
       yardsticks()
     after
       Application.stop(:snakepit_shared_memory)

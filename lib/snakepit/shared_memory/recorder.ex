@@ -35,7 +35,7 @@ defmodule Snakepit.SharedMemory.Recorder do
 
   # -- switching ------------------------------------------------------------------------------
 
-  @doc "Starts counting from zero, or stops."
+  @doc "Starts counting from zero unless it is going on, or stops."
   @spec setup(boolean()) :: :ok
   def setup(false) do
     # The NIF library is not loaded for this alone.
@@ -44,7 +44,9 @@ defmodule Snakepit.SharedMemory.Recorder do
     :ok
   end
 
-  def setup(true) do
+  def setup(true), do: if(on?(), do: :ok, else: start())
+
+  defp start do
     operations = Telemetry.operations() ++ [:cleanup]
     codes = Error.codes() ++ [:exception, :other]
     width = 2 + length(codes) + Histogram.buckets()

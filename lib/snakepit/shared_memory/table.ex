@@ -123,6 +123,8 @@ defmodule Snakepit.SharedMemory.Table do
   def put_region(key, writer) do
     [{_key, record}] = :ets.lookup(@records, key)
     Recorder.event(:allocated)
+    # Somebody may still hold a mapping of an earlier region of this name.
+    History.forget(key)
     History.add(key, :allocate, record.owner_pid, %{size: record.size, slots: record.slots})
     :ets.insert(regions(), {key, writer, nil})
   end

@@ -1,21 +1,21 @@
 //! Segments that an Erlang term can hold on to: written, read, or seen as a binary.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 
 use arc_swap::{ArcSwapOption, Guard};
 use rustler::{Binary, Env, Resource, ResourceArc, Term};
 use snakepit_shm::{SealedView, SegmentReader, SegmentWriter, ShmError};
 
 use crate::error::{Answer, Failure};
-use crate::tally::{Meter, Tally};
+use crate::tally::{Meter, Stripe, Tally};
 
 /// The writer of a segment, used by any number of BEAM processes, one at a time.
 pub struct WriterResource {
     name: String,
     capacity: usize,
     writer: Mutex<Option<SegmentWriter>>,
-    tally: Tally,
+    written: Stripe,
     value_bytes: AtomicU64,
 }
 
@@ -29,7 +29,7 @@ impl WriterResource {
             name: writer.name().to_owned(),
             capacity: writer.capacity(),
             writer: Mutex::new(Some(writer)),
-            tally: Tally::default(),
+            written: Stripe::default(),
             value_bytes: AtomicU64::new(0),
         })
     }
@@ -65,7 +65,7 @@ impl WriterResource {
         self.value_bytes
             .store(before.max(end as u64), Ordering::Relaxed);
         if let Some(meter) = meter {
-            meter.done(&self.tally, bytes);
+            meter.has_written(&self.written, bytes);
         }
     }
 
@@ -75,8 +75,8 @@ impl WriterResource {
     }
 
     /// What has been written.
-    pub fn tally(&self) -> &Tally {
-        &self.tally
+    pub fn written(&self) -> &Stripe {
+        &self.written
     }
 
     /// Takes the writer out for good; later calls answer `closed`.
@@ -108,10 +108,15 @@ impl WriterResource {
 pub struct ReaderResource {
     name: String,
     reader: ArcSwapOption<SegmentReader>,
-    /// Where this resource counts: `first` or `shared`, one of which it is.
+    /// Where this resource counts: one of `tallies`.
     tally: Arc<Tally>,
+    tallies: Arc<Tallies>,
+}
+
+/// What all resources of one mapping have read: the first of them, and, once there are such, those that share it.
+struct Tallies {
     first: Arc<Tally>,
-    shared: Arc<Tally>,
+    shared: OnceLock<Arc<Tally>>,
 }
 
 #[rustler::resource_impl]
@@ -125,8 +130,10 @@ impl ReaderResource {
             name: reader.name().to_owned(),
             reader: ArcSwapOption::new(Some(Arc::new(reader))),
             tally: Arc::clone(&first),
-            first,
-            shared: Arc::default(),
+            tallies: Arc::new(Tallies {
+                first,
+                shared: OnceLock::new(),
+            }),
         })
     }
 
@@ -135,9 +142,8 @@ impl ReaderResource {
         Ok(ResourceArc::new(Self {
             name: self.name.clone(),
             reader: ArcSwapOption::new(Some(self.share()?)),
-            tally: Arc::clone(&self.shared),
-            first: Arc::clone(&self.first),
-            shared: Arc::clone(&self.shared),
+            tally: Arc::clone(self.tallies.shared.get_or_init(Arc::default)),
+            tallies: Arc::clone(&self.tallies),
         }))
     }
 
@@ -149,14 +155,15 @@ impl ReaderResource {
         let meter = Meter::read();
         let (term, bytes) = self.with(work)?;
         if let Some(meter) = meter {
-            meter.done(&self.tally, bytes);
+            meter.has_read(&self.tally, bytes);
         }
         Ok(term)
     }
 
     /// What has been read by the first resource of the mapping, and by those that share it.
-    pub fn tallies(&self) -> (&Tally, &Tally) {
-        (&self.first, &self.shared)
+    pub fn tallies(&self) -> (&Tally, Option<&Tally>) {
+        let shared = self.tallies.shared.get();
+        (&self.tallies.first, shared.map(|tally| &**tally))
     }
 
     /// Runs `work` on the reader, without a lock and without touching a reference count.

@@ -139,12 +139,24 @@ impl Meter {
         })
     }
 
-    /// It moved so many bytes of the region that `tally` is of.
-    pub fn done(self, tally: &Tally, bytes: usize) {
-        let bytes = bytes as u64;
+    /// It has read so many bytes of the region that `tally` is of.
+    #[inline]
+    pub fn has_read(self, tally: &Tally, bytes: usize) {
+        tally.add(self.lane.index, bytes as u64);
+        self.done(bytes as u64);
+    }
+
+    /// It has written so many bytes of the region that `stripe` is of, whose lock is held.
+    #[inline]
+    pub fn has_written(self, stripe: &Stripe, bytes: usize) {
+        stripe.add(bytes as u64);
+        self.done(bytes as u64);
+    }
+
+    #[inline]
+    fn done(self, bytes: u64) {
         self.flow.calls.add(1);
         self.flow.bytes.add(bytes);
-        tally.add(self.lane, bytes);
         if let Some(started) = self.started {
             let ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
             if let Some(bucket) = self.flow.times.get(bucket(ns)) {
@@ -164,17 +176,35 @@ fn bucket(ns: u64) -> usize {
     (octave as usize - 3) * 16 + step as usize
 }
 
+/// Accesses to one region, by one thread at a time.
 #[repr(align(64))]
 #[derive(Default)]
-struct Stripe {
+pub struct Stripe {
     calls: Own,
     bytes: Own,
     last: Own,
 }
 
-/// Accesses to one region. A thread's stripe is made when it first comes.
+impl Stripe {
+    #[inline]
+    fn add(&self, bytes: u64) {
+        self.calls.add(1);
+        self.bytes.add(bytes);
+        self.last.set(SECONDS.load(Relaxed));
+    }
+
+    fn accesses(&self) -> Accesses {
+        Accesses {
+            calls: self.calls.get(),
+            bytes: self.bytes.get(),
+            last: self.last.get(),
+        }
+    }
+}
+
+/// Accesses to one region, by many threads at once.
 pub struct Tally {
-    stripes: Box<[OnceLock<Box<Stripe>>]>,
+    stripes: Box<[Stripe]>,
     shared: Stripe,
 }
 
@@ -187,39 +217,34 @@ impl Default for Tally {
             (2 * threads).min(MOST_STRIPES)
         });
         Self {
-            stripes: (0..*stripes).map(|_| OnceLock::new()).collect(),
+            stripes: (0..*stripes).map(|_| Stripe::default()).collect(),
             shared: Stripe::default(),
         }
     }
 }
 
 impl Tally {
-    fn add(&self, lane: &Lane, bytes: u64) {
-        let now = SECONDS.load(Relaxed);
-        match self.stripes.get(lane.index) {
-            Some(stripe) => {
-                let stripe = stripe.get_or_init(Box::default);
-                stripe.calls.add(1);
-                stripe.bytes.add(bytes);
-                stripe.last.set(now);
-            }
-            None => {
-                self.shared.calls.add_shared(1);
-                self.shared.bytes.add_shared(bytes);
-                self.shared.last.set(now);
-            }
+    #[inline]
+    fn add(&self, lane: usize, bytes: u64) {
+        match self.stripes.get(lane) {
+            Some(stripe) => stripe.add(bytes),
+            None => self.add_shared(bytes),
         }
     }
 
-    fn sum(&self) -> Accesses {
-        let stripes = self.stripes.iter().filter_map(|stripe| stripe.get());
-        let all = stripes
-            .map(|stripe| &**stripe)
-            .chain(std::iter::once(&self.shared));
-        all.fold(Accesses::default(), |sum, stripe| Accesses {
-            calls: sum.calls.wrapping_add(stripe.calls.get()),
-            bytes: sum.bytes.wrapping_add(stripe.bytes.get()),
-            last: sum.last.max(stripe.last.get()),
+    #[cold]
+    fn add_shared(&self, bytes: u64) {
+        self.shared.calls.add_shared(1);
+        self.shared.bytes.add_shared(bytes);
+        self.shared.last.set(SECONDS.load(Relaxed));
+    }
+
+    fn accesses(&self) -> Accesses {
+        let stripes = self.stripes.iter().map(Stripe::accesses);
+        stripes.fold(self.shared.accesses(), |sum, stripe| Accesses {
+            calls: sum.calls.wrapping_add(stripe.calls),
+            bytes: sum.bytes.wrapping_add(stripe.bytes),
+            last: sum.last.max(stripe.last),
         })
     }
 }
@@ -286,8 +311,8 @@ fn tick() {
 fn reads(reader: &ReaderResource) -> Answer<Reads> {
     let (first, shared) = reader.tallies();
     Ok(Reads {
-        first: first.sum(),
-        shared: shared.sum(),
+        first: first.accesses(),
+        shared: shared.map_or_else(Accesses::default, Tally::accesses),
     })
 }
 
@@ -295,7 +320,7 @@ fn reads(reader: &ReaderResource) -> Answer<Reads> {
 #[rustler::nif]
 fn writes(writer: &WriterResource) -> Answer<Writes> {
     Ok(Writes {
-        all: writer.tally().sum(),
+        all: writer.written().accesses(),
         value_bytes: writer.value_bytes(),
     })
 }

@@ -89,6 +89,30 @@ defmodule Snakepit.SharedMemory.AccessTest do
            } = counts(id, place)
   end
 
+  test "counts are exact with more schedulers than there are cores", %{place: place} do
+    program = """
+    {:ok, _} = Application.ensure_all_started(:snakepit_shared_memory)
+    place = #{inspect(place)}
+    id = Snakepit.SharedMemory.allocate_region!(4096, place)
+    Snakepit.SharedMemory.write!(id, "x", place)
+
+    1..32
+    |> Enum.map(fn _ ->
+      Task.async(fn -> for _ <- 1..5000, do: Snakepit.SharedMemory.read!(id, place) end)
+    end)
+    |> Task.await_many(60_000)
+
+    info = Snakepit.SharedMemory.get_region_info!(id, place)
+    IO.inspect({info.reads, info.bytes_read, Snakepit.SharedMemory.stats!().operations.read.count})
+    """
+
+    lib = :snakepit_shared_memory |> Application.app_dir() |> Path.dirname()
+    # Beyond a stripe for each of the schedulers: the others share one.
+    arguments = ["--erl", "+S 40:40", "-e", program]
+    options = [env: [{"ERL_LIBS", lib}], stderr_to_stdout: true]
+    assert {"{160000, 160000, 160000}\n", 0} = System.cmd("elixir", arguments, options)
+  end
+
   test "the first readers of a region, all at once, are counted together", %{place: place} do
     for _ <- 1..20 do
       id = SharedMemory.allocate_region!(4096, place)

@@ -76,6 +76,17 @@ defmodule Snakepit.SharedMemory.HistoryTest do
     assert operations(id, place) == [:allocate]
   end
 
+  test "a mapping of an earlier region of the name leaves no trace in the later one", %{
+    place: place
+  } do
+    id = SharedMemory.allocate_region!(4096, [name: "again"] ++ place)
+    for _ <- 1..2, do: SharedMemory.map_region!(id, place)
+    SharedMemory.deallocate_region!(id, place)
+    SharedMemory.unmap_region!(id, place)
+    SharedMemory.allocate_region!(4096, [name: "again"] ++ place)
+    assert operations(id, place) == [:allocate]
+  end
+
   test "it goes with the owner", %{place: place} do
     before = rows()
     {id, owner} = in_process(fn -> SharedMemory.allocate_region!(4096, place) end)
