@@ -337,8 +337,8 @@ defmodule Snakepit.SharedMemory do
     * `:created_at`, `:last_accessed` - `DateTime`; the latter is the last write as far as it is
       known: to the value's timestamp here, to the file's in a list; or the last read by this VM, to
       the second, when that was later
-    * `:access_count`, and of it `:reads` and `:writes`; `:reads_by_id` - those without a held mapping;
-      `:bytes_read`, `:bytes_written` - what this VM has done since the region was allocated, or
+    * `:access_count`, the sum of `:reads`, `:views` (zero-copy binaries that were handed out) and
+      `:writes`; `:reads_by_id` - reads without a held mapping; `:bytes_read`, `:bytes_written` - what this VM has done since the region was allocated, or
       through the mapping that was passed. Nil when that is not known: of other OS processes'
       regions by id, and with `performance_monitoring: false`
     * `:owner_pid`, `:metadata` - nil and `%{}` for regions of other OS processes

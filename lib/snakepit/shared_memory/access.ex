@@ -2,12 +2,13 @@ defmodule Snakepit.SharedMemory.Access do
   @moduledoc false
   # How often this VM has read and written a region, as the NIF library has counted it.
 
-  alias Snakepit.SharedMemory.{Native, Recorder, Region, Table, Target}
+  alias Snakepit.SharedMemory.{Error, Native, Recorder, Region, Table, Target}
 
   @type t :: %{
           access_count: non_neg_integer() | nil,
           reads: non_neg_integer() | nil,
           reads_by_id: non_neg_integer() | nil,
+          views: non_neg_integer() | nil,
           writes: non_neg_integer() | nil,
           bytes_read: non_neg_integer() | nil,
           bytes_written: non_neg_integer() | nil
@@ -17,6 +18,7 @@ defmodule Snakepit.SharedMemory.Access do
     access_count: nil,
     reads: nil,
     reads_by_id: nil,
+    views: nil,
     writes: nil,
     bytes_read: nil,
     bytes_written: nil
@@ -49,19 +51,27 @@ defmodule Snakepit.SharedMemory.Access do
   @doc "Of what a writer and a reader, each of which may be missing, have done."
   @spec counted(Native.writer() | nil, Native.reader() | nil) :: map()
   def counted(writer, reader) do
-    writes = if writer, do: elem(Native.writes(writer), 1).all, else: @none
+    %{all: writes, views: views} = writes(writer)
     %{first: first, shared: shared} = reads(reader)
 
     %{
-      access_count: writes.calls + first.calls + shared.calls,
+      access_count: writes.calls + first.calls + shared.calls + views.calls,
       reads: first.calls + shared.calls,
       reads_by_id: first.calls,
+      views: views.calls,
       writes: writes.calls,
       bytes_read: first.bytes + shared.bytes,
       bytes_written: writes.bytes,
-      last_read: max(first.last, shared.last),
+      last_read: Enum.max([first.last, shared.last, views.last]),
       last_write: writes.last
     }
+  end
+
+  defp writes(nil), do: %{all: @none, views: @none}
+
+  defp writes(writer) do
+    {:ok, writes} = Native.writes(writer)
+    writes
   end
 
   defp reads(nil), do: %{first: @none, shared: @none}
@@ -71,10 +81,19 @@ defmodule Snakepit.SharedMemory.Access do
     reads
   end
 
+  @doc "Counts a zero-copy binary of a region, when it is one of this node."
+  @spec viewed(Target.t(), answer) :: answer when answer: {:ok, binary()} | {:error, Error.t()}
+  def viewed(target, {:ok, binary} = answer) do
+    with {:ok, writer, _reader} <- Table.region(target.key) do
+      Native.viewed(writer, byte_size(binary))
+    end
+
+    answer
+  end
+
+  def viewed(_target, error), do: error
+
   @doc "Length of the value that a writer has written last."
   @spec value_bytes(Native.writer()) :: non_neg_integer()
-  def value_bytes(writer) do
-    {:ok, writes} = Native.writes(writer)
-    writes.value_bytes
-  end
+  def value_bytes(writer), do: writes(writer).value_bytes
 end

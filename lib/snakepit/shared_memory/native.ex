@@ -207,8 +207,12 @@ defmodule Snakepit.SharedMemory.Native do
   @spec reads(reader()) :: answer(%{first: accesses(), shared: accesses()})
   def reads(_reader), do: stub()
 
-  @spec writes(writer()) :: answer(%{all: accesses(), value_bytes: non_neg_integer()})
+  @spec writes(writer()) ::
+          answer(%{all: accesses(), views: accesses(), value_bytes: non_neg_integer()})
   def writes(_writer), do: stub()
+
+  @spec viewed(writer(), non_neg_integer()) :: :ok
+  def viewed(_writer, _bytes), do: stub()
 
   @spec totals() :: %{read: map(), write: map()}
   def totals, do: stub()

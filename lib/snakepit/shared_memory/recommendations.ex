@@ -17,7 +17,7 @@ defmodule Snakepit.SharedMemory.Recommendations do
   | `:cleanup` | a sweep failed; critical when corrupted regions were seen |
   | `:allocation` | of at least 20 allocations one in a hundred took 10 ms or more |
   | `:fragmentation` | regions hold 1 MiB or more, and three quarters of it, that no value fills |
-  | `:unused` | a region has been written, but for five minutes nobody has read it or is attached |
+  | `:unused` | a region of five minutes or more was written, but never read by this VM, and nobody is attached |
   | `:lookup` | a region was read 10,000 times by its id, values of 4 KiB or less |
   """
 
@@ -73,8 +73,12 @@ defmodule Snakepit.SharedMemory.Recommendations do
 
   # Readers in other OS processes are in shared memory only, so the few in question are looked at.
   defp look(regions) do
-    {unread, others} = Enum.split_with(regions, &(&1.reads == 0 and &1.writes > 0))
+    {unread, others} = Enum.split_with(regions, &unread?/1)
     others ++ (unread |> Enum.take(@looked_at) |> Enum.map(&look_at/1))
+  end
+
+  defp unread?(%{reads: reads, views: views, writes: writes}) do
+    reads == 0 and views == 0 and writes > 0
   end
 
   defp look_at(region) do
@@ -238,7 +242,7 @@ defmodule Snakepit.SharedMemory.Recommendations do
   defp unused(%{regions: regions}) do
     unread =
       Enum.filter(regions, fn region ->
-        region.reads == 0 and region.writes > 0 and Map.get(region, :reader_count) == 0 and
+        unread?(region) and Map.get(region, :reader_count) == 0 and
           Map.get(region, :age_s, 0) >= @idle_s
       end)
 
@@ -251,9 +255,11 @@ defmodule Snakepit.SharedMemory.Recommendations do
         %{
           severity: :info,
           topic: :unused,
-          message: "#{length(unread)} regions of #{bytes} bytes have been written but never read",
+          message:
+            "#{length(unread)} regions of #{bytes} bytes were written, but this VM has never read " <>
+              "them, and nobody is attached",
           evidence: %{regions: length(unread), bytes: bytes, ids: ids(unread, & &1.bytes)},
-          remedy: "deallocate them, or find out why their readers do not come"
+          remedy: "deallocate them if other OS processes have done with them"
         }
       ]
     end

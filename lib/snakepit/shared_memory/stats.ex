@@ -106,7 +106,15 @@ defmodule Snakepit.SharedMemory.Stats do
   end
 
   # What is known of a region that is not ours to write any more: a region that is on its way out.
-  @none %{reads: 0, reads_by_id: 0, writes: 0, bytes_read: 0, bytes_written: 0, value_bytes: 0}
+  @none %{
+    reads: 0,
+    reads_by_id: 0,
+    views: 0,
+    writes: 0,
+    bytes_read: 0,
+    bytes_written: 0,
+    value_bytes: 0
+  }
 
   @doc false
   # The regions of this node with what has been done with them, for the sums and for `Recommendations`.

@@ -16,6 +16,7 @@ pub struct WriterResource {
     capacity: usize,
     writer: Mutex<Option<SegmentWriter>>,
     written: Stripe,
+    viewed: Stripe,
     value_bytes: AtomicU64,
 }
 
@@ -30,6 +31,7 @@ impl WriterResource {
             capacity: writer.capacity(),
             writer: Mutex::new(Some(writer)),
             written: Stripe::default(),
+            viewed: Stripe::default(),
             value_bytes: AtomicU64::new(0),
         })
     }
@@ -77,6 +79,11 @@ impl WriterResource {
     /// What has been written.
     pub fn written(&self) -> &Stripe {
         &self.written
+    }
+
+    /// What has been handed out as zero-copy binaries.
+    pub fn viewed(&self) -> &Stripe {
+        &self.viewed
     }
 
     /// Takes the writer out for good; later calls answer `closed`.

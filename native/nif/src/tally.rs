@@ -193,6 +193,13 @@ impl Stripe {
         self.last.set(SECONDS.load(Relaxed));
     }
 
+    /// The same by any number of threads at once, at the price of a locked instruction.
+    fn add_shared(&self, bytes: u64) {
+        self.calls.add_shared(1);
+        self.bytes.add_shared(bytes);
+        self.last.set(SECONDS.load(Relaxed));
+    }
+
     fn accesses(&self) -> Accesses {
         Accesses {
             calls: self.calls.get(),
@@ -228,15 +235,8 @@ impl Tally {
     fn add(&self, lane: usize, bytes: u64) {
         match self.stripes.get(lane) {
             Some(stripe) => stripe.add(bytes),
-            None => self.add_shared(bytes),
+            None => self.shared.add_shared(bytes),
         }
-    }
-
-    #[cold]
-    fn add_shared(&self, bytes: u64) {
-        self.shared.calls.add_shared(1);
-        self.shared.bytes.add_shared(bytes);
-        self.shared.last.set(SECONDS.load(Relaxed));
     }
 
     fn accesses(&self) -> Accesses {
@@ -264,10 +264,11 @@ struct Reads {
     shared: Accesses,
 }
 
-/// `value_bytes` is the length of the value written last.
+/// `views` are zero-copy binaries, `value_bytes` is the length of the value written last.
 #[derive(NifMap)]
 struct Writes {
     all: Accesses,
+    views: Accesses,
     value_bytes: u64,
 }
 
@@ -321,8 +322,18 @@ fn reads(reader: &ReaderResource) -> Answer<Reads> {
 fn writes(writer: &WriterResource) -> Answer<Writes> {
     Ok(Writes {
         all: writer.written().accesses(),
+        views: writer.viewed().accesses(),
         value_bytes: writer.value_bytes(),
     })
+}
+
+/// Notes that somebody got a zero-copy binary of so many bytes of the segment that this is the writer of.
+#[rustler::nif]
+fn viewed(writer: &WriterResource, bytes: u64) -> Atom {
+    if ON.load(Relaxed) {
+        writer.viewed().add_shared(bytes);
+    }
+    rustler::types::atom::ok()
 }
 
 /// What all threads have counted since the library was loaded.

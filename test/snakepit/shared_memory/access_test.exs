@@ -3,7 +3,7 @@ defmodule Snakepit.SharedMemory.AccessTest do
 
   alias Snakepit.SharedMemory.Clock
 
-  @counts ~w(access_count reads reads_by_id writes bytes_read bytes_written)a
+  @counts ~w(access_count reads reads_by_id views writes bytes_read bytes_written)a
 
   defp counts(region, place) do
     region |> SharedMemory.get_region_info!(place) |> Map.take(@counts)
@@ -31,6 +31,7 @@ defmodule Snakepit.SharedMemory.AccessTest do
       reads: 13,
       reads_by_id: 3,
       bytes_read: 94,
+      views: 0,
       writes: 3,
       bytes_written: 9,
       access_count: 16
@@ -43,6 +44,21 @@ defmodule Snakepit.SharedMemory.AccessTest do
     assert counts(other, place) == none
     listed = place |> SharedMemory.list_regions!() |> Enum.find(&(&1.id == id))
     assert Map.take(listed, @counts) == expected
+  end
+
+  test "zero-copy binaries are accesses of their own kind", %{place: place} do
+    handle = SharedMemory.share!("shared", place)
+    "shared" = SharedMemory.fetch!(handle, dir: place[:dir])
+    "shared" = SharedMemory.binary!(handle, dir: place[:dir])
+    "shared" = SharedMemory.binary!(handle["name"], place)
+    region = SharedMemory.map_region!(handle["name"], place)
+    "shared" = SharedMemory.binary!(region)
+    expected = %{views: 4, reads: 0, bytes_read: 0, writes: 1, access_count: 5}
+    assert expected == Map.take(counts(handle["name"], place), Map.keys(expected))
+    # Refused, it is none.
+    other = SharedMemory.allocate_region!(4096, place)
+    assert code(SharedMemory.binary(other, place)) == :not_sealed
+    assert %{views: 0} = counts(other, place)
   end
 
   test "what fails is no access", %{place: place} do

@@ -41,7 +41,7 @@ defmodule Snakepit.SharedMemory.InspectionTest do
     assert Map.keys(info) |> Enum.sort() ==
              ~w(access_count bytes bytes_read bytes_written created_at dtype format generation id
                 last_accessed metadata namespace owner_pid platform_handle reader_count reads
-                reads_by_id reference_count shape size slots state version writes)a
+                reads_by_id reference_count shape size slots state version views writes)a
 
     assert %{
              id: "known",

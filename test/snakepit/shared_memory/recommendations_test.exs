@@ -35,6 +35,7 @@ defmodule Snakepit.SharedMemory.RecommendationsTest do
       slots: 4,
       reads: 1,
       reads_by_id: 1,
+      views: 0,
       writes: 1,
       bytes_read: 4096,
       bytes_written: 4096,
@@ -128,7 +129,12 @@ defmodule Snakepit.SharedMemory.RecommendationsTest do
     assert [%{severity: :info, topic: :unused} = found] = recommend([], [idle, region([])])
     assert found.evidence == %{regions: 1, bytes: 16_384, ids: ["r"]}
 
-    for other <- [[age_s: 299, reader_count: 0], [age_s: 300, reader_count: 1], []] do
+    for other <- [
+          [age_s: 299, reader_count: 0],
+          [age_s: 300, reader_count: 1],
+          [age_s: 300, reader_count: 0, views: 1],
+          []
+        ] do
       assert recommend([], [unread.(other)]) == []
     end
 
