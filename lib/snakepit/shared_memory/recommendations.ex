@@ -71,8 +71,10 @@ defmodule Snakepit.SharedMemory.Recommendations do
     end
   end
 
+  @doc false
   # Readers in other OS processes are in shared memory only, so the few in question are looked at.
-  defp look(regions) do
+  @spec look([map()]) :: [map()]
+  def look(regions) do
     {unread, others} = Enum.split_with(regions, &unread?/1)
     others ++ (unread |> Enum.take(@looked_at) |> Enum.map(&look_at/1))
   end

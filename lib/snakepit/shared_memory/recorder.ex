@@ -59,9 +59,14 @@ defmodule Snakepit.SharedMemory.Recorder do
       events: indexed(@events, &(1 + &1))
     }
 
+    # Whoever finds counters finds what they began with.
+    begin(layout)
     :persistent_term.put(@key, layout)
-    :ok = Native.monitor(true)
-    reset()
+    Native.monitor(true)
+  end
+
+  defp begin(layout) do
+    :persistent_term.put(@baseline, {raw(layout), Native.totals(), DateTime.utc_now()})
   end
 
   defp indexed(names, place) do
@@ -141,11 +146,7 @@ defmodule Snakepit.SharedMemory.Recorder do
   @doc "Starts all counts from zero."
   @spec reset() :: :ok
   def reset do
-    if layout = layout() do
-      :persistent_term.put(@baseline, {raw(layout), Native.totals(), DateTime.utc_now()})
-    end
-
-    :ok
+    if layout = layout(), do: begin(layout), else: :ok
   end
 
   @doc "What has been counted since the last reset, nil when nothing is."

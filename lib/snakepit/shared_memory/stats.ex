@@ -90,10 +90,12 @@ defmodule Snakepit.SharedMemory.Stats do
   end
 
   defp recorded(operation) do
-    with {:ok, _config} <- Config.fetch(operation) do
-      case Recorder.recorded() do
-        nil -> {:error, switched_off(operation)}
-        recorded -> {:ok, recorded}
+    with {:ok, config} <- Config.fetch(operation) do
+      case {Recorder.recorded(), config} do
+        # The application has stopped since we asked.
+        {nil, %{performance_monitoring: true}} -> {:error, Error.not_started(operation)}
+        {nil, _config} -> {:error, switched_off(operation)}
+        {recorded, _config} -> {:ok, recorded}
       end
     end
   end

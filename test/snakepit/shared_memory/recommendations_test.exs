@@ -173,6 +173,25 @@ defmodule Snakepit.SharedMemory.RecommendationsTest do
              ~w(allocation cleanup contention errors fragmentation limits lookup unused)
   end
 
+  test "of what really is: unread regions are looked at, for their age and readers", %{
+    place: place
+  } do
+    unread = SharedMemory.allocate_region!(4096, place)
+    attached = SharedMemory.allocate_region!(4096, place)
+    for id <- [unread, attached], do: SharedMemory.write!(id, "x", place)
+    # As another OS process would: not through the registry.
+    {:ok, reader} = Native.attach(native(place, attached))
+    found = Map.new(Recommendations.look(Stats.regions()), &{&1.id, &1})
+    assert %{reader_count: 0, age_s: age, reads: 0, writes: 1} = found[unread]
+    assert age in 0..60
+    assert %{reader_count: 1} = found[attached]
+    # One that has gone meanwhile is left as it was.
+    region = Enum.find(Stats.regions(), &(&1.id == unread))
+    SharedMemory.deallocate_region!(unread, place)
+    assert Recommendations.look([region]) == [region]
+    {:ok, :ok} = Native.close_reader(reader)
+  end
+
   test "of what really is: reads by id are found", %{place: place} do
     id = SharedMemory.allocate_region!(4096, place)
     SharedMemory.write!(id, "x", place)

@@ -224,6 +224,51 @@ defmodule Snakepit.SharedMemory.StatsTest do
     end)
   end
 
+  test "asked while the application starts and stops, each answers or says why", %{place: place} do
+    test = self()
+
+    asking =
+      for _ <- 1..4 do
+        spawn_link(fn ->
+          ask = fn ask, codes ->
+            answers = [
+              SharedMemory.stats(),
+              SharedMemory.reset_stats(),
+              SharedMemory.history("nobody", place),
+              SharedMemory.recommendations()
+            ]
+
+            codes = Enum.reduce(answers, codes, &MapSet.put(&2, kind(&1)))
+
+            receive do
+              :stop -> send(test, {:asked, codes})
+            after
+              0 -> ask.(ask, codes)
+            end
+          end
+
+          ask.(ask, MapSet.new())
+        end)
+      end
+
+    capture_log(fn ->
+      for _ <- 1..20 do
+        :ok = Application.stop(:snakepit_shared_memory)
+        {:ok, _} = Application.ensure_all_started(:snakepit_shared_memory)
+      end
+    end)
+
+    for pid <- asking do
+      send(pid, :stop)
+      assert_receive {:asked, codes}, 30_000
+      assert MapSet.subset?(codes, MapSet.new([:ok, :not_started, :not_found]))
+      assert :ok in codes and :not_started in codes
+    end
+  end
+
+  defp kind({:ok, _value}), do: :ok
+  defp kind(error), do: code(error)
+
   test "made of nothing, nothing comes" do
     calls = %{count: 0, bytes: 0, errors: %{}, times: List.duplicate(0, Histogram.buckets())}
     names = [:allocate, :map, :cleanup, :read, :write]
