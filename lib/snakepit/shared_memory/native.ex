@@ -214,6 +214,9 @@ defmodule Snakepit.SharedMemory.Native do
   @spec viewed(writer(), non_neg_integer()) :: :ok
   def viewed(_writer, _bytes), do: stub()
 
+  @spec time_bucket(non_neg_integer()) :: non_neg_integer()
+  def time_bucket(_ns), do: stub()
+
   @spec totals() :: %{read: map(), write: map()}
   def totals, do: stub()
 

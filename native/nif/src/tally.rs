@@ -336,6 +336,12 @@ fn viewed(writer: &WriterResource, bytes: u64) -> Atom {
     rustler::types::atom::ok()
 }
 
+/// The bucket that a duration counts in, so that Elixir can be checked against it.
+#[rustler::nif]
+fn time_bucket(ns: u64) -> u64 {
+    bucket(ns) as u64
+}
+
 /// What all threads have counted since the library was loaded.
 #[rustler::nif]
 fn totals() -> Totals {

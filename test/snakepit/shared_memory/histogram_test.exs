@@ -56,5 +56,11 @@ defmodule Snakepit.SharedMemory.HistogramTest do
     assert %{read: %{times: reads}, write: %{times: writes}} = Native.totals()
     assert length(reads) == Histogram.buckets()
     assert length(writes) == Histogram.buckets()
+
+    for bucket <- 0..(Histogram.buckets() - 1), ns <- Tuple.to_list(Histogram.bounds(bucket)) do
+      assert Native.time_bucket(ns) == bucket
+    end
+
+    assert Native.time_bucket(1 <<< 63) == Histogram.bucket(1 <<< 63)
   end
 end

@@ -228,7 +228,7 @@ defmodule Snakepit.SharedMemory.StatsTest do
     test = self()
 
     asking =
-      for _ <- 1..4 do
+      for _ <- 1..2 do
         spawn_link(fn ->
           ask = fn ask, codes ->
             answers = [
@@ -252,7 +252,7 @@ defmodule Snakepit.SharedMemory.StatsTest do
       end
 
     capture_log(fn ->
-      for _ <- 1..20 do
+      for _ <- 1..10 do
         :ok = Application.stop(:snakepit_shared_memory)
         {:ok, _} = Application.ensure_all_started(:snakepit_shared_memory)
       end
