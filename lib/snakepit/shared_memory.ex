@@ -58,8 +58,9 @@ defmodule Snakepit.SharedMemory do
   events.
   """
 
-  alias Snakepit.SharedMemory.{Cleanup, Error, Exchange, Inspection, Lifecycle, Reading}
-  alias Snakepit.SharedMemory.{Reconfiguration, Region, Sessions, Subscription, Writing}
+  alias Snakepit.SharedMemory.{Cleanup, Error, Exchange, History, Inspection, Lifecycle, Reading}
+  alias Snakepit.SharedMemory.{Recommendations, Reconfiguration, Region, Sessions, Stats}
+  alias Snakepit.SharedMemory.{Subscription, Writing}
 
   @typedoc "A region's id: its name in shared memory, 1 to 128 of `A-Z a-z 0-9 . _ -`."
   @type id :: String.t()
@@ -348,7 +349,12 @@ defmodule Snakepit.SharedMemory do
     * `:format` - what the value is: `:raw`, `:numpy` or `:arrow_ipc`; `:dtype` and `:shape` of an array,
       else nil. All nil while there is no value, or nobody can attach. Not in `list_regions/1`
     * `:created_at`, `:last_accessed` - `DateTime`; the latter is the last write as far as it is
-      known: to the value's timestamp here, to the file's in a list
+      known: to the value's timestamp here, to the file's in a list; or the last read by this VM, to
+      the second, when that was later
+    * `:access_count`, the sum of `:reads`, `:views` (zero-copy binaries that were handed out) and
+      `:writes`; `:reads_by_id` - reads without a held mapping; `:bytes_read`, `:bytes_written` - what this VM has done since the region was allocated, or
+      through the mapping that was passed. Nil when that is not known: of other OS processes'
+      regions by id, and with `performance_monitoring: false`
     * `:owner_pid`, `:metadata` - nil and `%{}` for regions of other OS processes
     * `:reference_count` - the owner, the mappings and the other references of this VM, see
       `Snakepit.SharedMemory.ReferenceCounter`; `:reader_count` - attached readers of all OS processes
@@ -457,6 +463,83 @@ defmodule Snakepit.SharedMemory do
   @doc "Like `cleanup_regions/1`, but returns the report or raises."
   @spec cleanup_regions!(options()) :: map()
   def cleanup_regions!(opts \\ []), do: bang(cleanup_regions(opts))
+
+  # -- what was done --------------------------------------------------------------------------
+
+  @doc """
+  Counts and times of what this VM has done, see `Snakepit.SharedMemory.Stats`.
+
+      iex> alias Snakepit.SharedMemory
+      iex> id = SharedMemory.allocate_region!(4096)
+      iex> SharedMemory.write!(id, "counted")
+      iex> {:ok, stats} = SharedMemory.stats()
+      iex> stats.active_regions >= 1 and stats.operations.write.count >= 1
+      true
+      iex> stats.allocation_times.p99 > 0
+      true
+      iex> SharedMemory.deallocate_region!(id) == id
+      true
+  """
+  @spec stats() :: result(Stats.t())
+  def stats, do: Stats.snapshot(:stats)
+
+  @doc "Like `stats/0`, but returns the statistics or raises."
+  @spec stats!() :: Stats.t()
+  def stats!, do: bang(stats())
+
+  @doc """
+  Starts the counts of `stats/0` from zero, for all of this VM, and answers what they were.
+
+  Those of single regions in `get_region_info/2` go on.
+  """
+  @spec reset_stats() :: result(Stats.t())
+  def reset_stats, do: Stats.reset()
+
+  @doc "Like `reset_stats/0`, but returns the statistics or raises."
+  @spec reset_stats!() :: Stats.t()
+  def reset_stats!, do: bang(reset_stats())
+
+  @doc """
+  The latest changes of a region, oldest first, but not its writes.
+
+  Each is a map of `:at` (`DateTime`), `:operation`, `:pid` (whose doing it was: the owner, of an
+  allocation) and `:details`, a map. Operations are `:allocate`, `:map` and `:unmap`, `:seal`, and for
+  another OS process's region `:takeover` and `:handover` of the writer's place. As many are kept as
+  the configuration key `:history_limit` says, as long as the region is there.
+
+      iex> alias Snakepit.SharedMemory
+      iex> id = SharedMemory.allocate_region!(4096)
+      iex> region = SharedMemory.map_region!(id)
+      iex> SharedMemory.unmap_region!(region)
+      iex> {:ok, changes} = SharedMemory.history(id)
+      iex> for change <- changes, do: {change.operation, change.pid == self()}
+      [allocate: true, map: true, unmap: true]
+      iex> SharedMemory.deallocate_region!(id)
+      iex> {:error, error} = SharedMemory.history(id)
+      iex> error.code
+      :not_found
+  """
+  @spec history(region(), options()) :: result([map()])
+  def history(region, opts \\ []), do: History.of(region, opts)
+
+  @doc "Like `history/2`, but returns the list or raises."
+  @spec history!(region(), options()) :: [map()]
+  def history!(region, opts \\ []), do: bang(history(region, opts))
+
+  @doc """
+  What the statistics say should be changed, the most severe first; see
+  `Snakepit.SharedMemory.Recommendations`.
+
+      iex> {:ok, recommendations} = Snakepit.SharedMemory.recommendations()
+      iex> Enum.all?(recommendations, &(&1.severity in [:critical, :warning, :info]))
+      true
+  """
+  @spec recommendations() :: result([Recommendations.t()])
+  def recommendations, do: Recommendations.now()
+
+  @doc "Like `recommendations/0`, but returns the list or raises."
+  @spec recommendations!() :: [Recommendations.t()]
+  def recommendations!, do: bang(recommendations())
 
   # -- changes --------------------------------------------------------------------------------
 

@@ -5,15 +5,17 @@ defmodule Snakepit.SharedMemory.Application do
 
   use Application
 
-  alias Snakepit.SharedMemory.{Config, Error, Jobs, Table, Telemetry}
+  alias Snakepit.SharedMemory.{Config, Error, History, Jobs, Recorder, Table, Telemetry}
 
   @impl true
   def start(_type, _args) do
     case Config.load() do
       {:ok, config} ->
         Telemetry.setup(config.telemetry_enabled)
+        Recorder.setup(config.enabled and config.performance_monitoring)
         Table.create()
         Error.Log.create_table()
+        History.create()
         stop_with_script()
         start_tree(config)
 
@@ -51,7 +53,7 @@ defmodule Snakepit.SharedMemory.Application do
       Jobs.discard_all(resources)
     end
 
-    :ok
+    Recorder.setup(false)
   end
 
   # A script ends with `halt`, which stops no application, and its regions would stay. Hooks of

@@ -3,7 +3,7 @@ defmodule Snakepit.SharedMemory.Cleanup do
   # Cleaning up when asked to. What may be removed is decided by the core, under the namespace's
   # lock; nothing that a living process uses ever is.
 
-  alias Snakepit.SharedMemory.{Config, Error, Native, Options, Target, Telemetry}
+  alias Snakepit.SharedMemory.{Config, Error, Native, Options, Recorder, Target, Telemetry}
 
   # A century, in milliseconds.
   @longest 3_155_760_000_000
@@ -19,6 +19,13 @@ defmodule Snakepit.SharedMemory.Cleanup do
 
   @spec run(term()) :: {:ok, map()} | {:error, Error.t()}
   def run(opts) do
+    started = System.monotonic_time()
+    answer = clean_up(opts)
+    Recorder.record(:cleanup, System.monotonic_time() - started, answer, nil)
+    answer
+  end
+
+  defp clean_up(opts) do
     with {:ok, options} <- Options.validate(opts, @schema, :cleanup_regions),
          {:ok, config} <- Config.fetch(:cleanup_regions),
          place = Target.new("", options, config),

@@ -47,10 +47,12 @@ defmodule Snakepit.SharedMemory.Config do
 
   What is watched:
 
-    * `:telemetry_enabled` - `false` emits no events. Default: `true`
-    * `:performance_monitoring` - `false` keeps no statistics. Default: `true`
+    * `:telemetry_enabled` - `false` emits no event even where `:telemetry` is loaded. Default: `true`
+    * `:performance_monitoring` - `false` counts and times nothing; what is made of it then answers an
+      error with code `:disabled`. Default: `true`
     * `:health_check_interval` - time between health checks. Default: `nil`, only when asked to
-    * `:history_limit` - how many changes of a region are remembered. Default: `50`
+    * `:history_limit` - how many changes of each region are kept for
+      `Snakepit.SharedMemory.history/2`, 1 to 10,000. Default: `50`
 
   What is not there yet. Another value than the default is refused with code `:unsupported` and the
   reason, for a setting that does nothing would be worse:
@@ -113,7 +115,7 @@ defmodule Snakepit.SharedMemory.Config do
     telemetry_enabled: {:boolean, true},
     performance_monitoring: {:boolean, true},
     health_check_interval: {@interval, nil},
-    history_limit: {{:integer, 0, 1_000_000}, 50},
+    history_limit: {{:integer, 1, 10_000}, 50},
     session_source: {:atom, Snakepit.SharedMemory.SessionSource.Snakepit}
   ]
 
@@ -147,7 +149,7 @@ defmodule Snakepit.SharedMemory.Config do
           telemetry_enabled: boolean(),
           performance_monitoring: boolean(),
           health_check_interval: pos_integer() | nil,
-          history_limit: non_neg_integer(),
+          history_limit: pos_integer(),
           session_source: module()
         }
 

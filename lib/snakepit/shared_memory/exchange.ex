@@ -2,8 +2,8 @@ defmodule Snakepit.SharedMemory.Exchange do
   @moduledoc false
   # Values that change hands: put into a sealed region once, then passed on by a handle.
 
-  alias Snakepit.SharedMemory.{Error, Lifecycle, Native, Options, Reading, Region, Registry}
-  alias Snakepit.SharedMemory.{Table, Target, Telemetry, Writing}
+  alias Snakepit.SharedMemory.{Access, Error, Lifecycle, Native, Options, Reading, Region}
+  alias Snakepit.SharedMemory.{Registry, Table, Target, Telemetry, Writing}
 
   @share Writing.description_schema() ++
            Keyword.drop(Lifecycle.allocate_schema(), [:slots, :notify, :max_readers])
@@ -63,7 +63,7 @@ defmodule Snakepit.SharedMemory.Exchange do
       with {:ok, options} <- Options.validate(opts, Target.schema(), :fetch),
            :ok <- check_map(handle),
            {:ok, target} <- Target.resolve(handle, options, :fetch) do
-        open(handle, target, :fetch)
+        Access.viewed(target, open(handle, target, :fetch))
       end
     end)
   end
@@ -122,7 +122,7 @@ defmodule Snakepit.SharedMemory.Exchange do
     Telemetry.span(:binary, Target.id(region), &bytes/1, fn ->
       with {:ok, options} <- Options.validate(opts, Target.schema(), :binary),
            {:ok, target} <- Target.resolve(region, options, :binary) do
-        view(region, target)
+        Access.viewed(target, view(region, target))
       end
     end)
   end

@@ -2,8 +2,8 @@ defmodule Snakepit.SharedMemory.Inspection do
   @moduledoc false
   # What is known about regions: from shared memory itself, and from the registry.
 
-  alias Snakepit.SharedMemory.{Config, Error, Native, Options, Permissions, Reading, References}
-  alias Snakepit.SharedMemory.{Region, Table, Target}
+  alias Snakepit.SharedMemory.{Access, Config, Error, Native, Options, Permissions, Reading}
+  alias Snakepit.SharedMemory.{References, Region, Table, Target}
 
   @list [
           owner: {{:nilable, :pid}, nil},
@@ -24,7 +24,7 @@ defmodule Snakepit.SharedMemory.Inspection do
          :ok <- still_valid(region, target),
          report = Native.inspect_segment(Target.native(target)),
          {:ok, report} <- Error.wrap(report, :get_region_info, target.id) do
-      {:ok, report |> Map.merge(value(region, target)) |> merge(target)}
+      {:ok, report |> Map.merge(value(region, target)) |> merge(region, target)}
     end
   end
 
@@ -61,7 +61,7 @@ defmodule Snakepit.SharedMemory.Inspection do
          place = Target.new("", options, config),
          listed = Native.list(place.namespace, place.dir),
          {:ok, found} <- Error.wrap(listed, :list_regions, nil) do
-      regions = Enum.map(found, &merge(&1, Target.new(&1.id, options, config)))
+      regions = Enum.map(found, &merge(&1, &1.id, Target.new(&1.id, options, config)))
       wanted = Enum.reject(options, fn {_filter, value} -> value == nil end)
       now = DateTime.utc_now()
       matches? = fn region -> Enum.all?(wanted, &holds?(&1, region, now)) end
@@ -99,7 +99,7 @@ defmodule Snakepit.SharedMemory.Inspection do
   }
 
   # The owner, and the process that has it mapped, each hold one reference.
-  defp merge(report, target) do
+  defp merge(report, region, target) do
     known =
       case Table.record(target.key) do
         {:ok, record} ->
@@ -121,9 +121,13 @@ defmodule Snakepit.SharedMemory.Inspection do
           Map.put(@foreign, :reference_count, Table.count(target.key))
       end
 
+    {dates, accesses} = region |> Access.of(target) |> Map.split([:last_read, :last_write])
+    accessed = max(report.last_accessed, dates.last_read * 1_000_000)
+
     report
+    |> Map.put(:last_accessed, DateTime.from_unix!(accessed, :microsecond))
     |> Map.update!(:created_at, &DateTime.from_unix!(&1, :microsecond))
-    |> Map.update!(:last_accessed, &DateTime.from_unix!(&1, :microsecond))
     |> Map.merge(known)
+    |> Map.merge(accesses)
   end
 end

@@ -203,6 +203,33 @@ defmodule Snakepit.SharedMemory.Native do
   @spec capabilities(String.t()) :: answer(map())
   def capabilities(_dir), do: stub()
 
+  # -- what has been counted ------------------------------------------------------------------
+
+  @typedoc "`:last` is Unix time in seconds, 0 for never."
+  @type accesses :: %{calls: non_neg_integer(), bytes: non_neg_integer(), last: non_neg_integer()}
+
+  @spec monitor(boolean()) :: :ok
+  def monitor(_on), do: stub()
+
+  @spec tick() :: :ok
+  def tick, do: stub()
+
+  @spec reads(reader()) :: answer(%{first: accesses(), shared: accesses()})
+  def reads(_reader), do: stub()
+
+  @spec writes(writer()) ::
+          answer(%{all: accesses(), views: accesses(), value_bytes: non_neg_integer()})
+  def writes(_writer), do: stub()
+
+  @spec viewed(writer(), non_neg_integer()) :: :ok
+  def viewed(_writer, _bytes), do: stub()
+
+  @spec time_bucket(non_neg_integer()) :: non_neg_integer()
+  def time_bucket(_ns), do: stub()
+
+  @spec totals() :: %{read: map(), write: map()}
+  def totals, do: stub()
+
   # -- the library itself ---------------------------------------------------------------------
 
   @spec error_codes() :: [String.t()]

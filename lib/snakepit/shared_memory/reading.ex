@@ -3,7 +3,8 @@ defmodule Snakepit.SharedMemory.Reading do
   # Bytes out. Everything here runs in the caller; the first clauses are the hot path and do nothing
   # but the NIF call.
 
-  alias Snakepit.SharedMemory.{Error, Native, Options, Region, Registry, Table, Target, Telemetry}
+  alias Snakepit.SharedMemory.{Error, Native, Options, Recorder, Region, Registry}
+  alias Snakepit.SharedMemory.{Table, Target, Telemetry}
 
   @read [
           offset: {{:nilable, {:integer, 0, :infinity}}, nil},
@@ -19,7 +20,8 @@ defmodule Snakepit.SharedMemory.Reading do
       bytes = fn {:ok, binary} -> byte_size(binary) end
       Telemetry.span(:read, Target.id(region), bytes, fn -> do_read(region, opts) end)
     else
-      do_read(region, opts)
+      # The NIF library has counted what succeeded.
+      with {:error, error} <- do_read(region, opts), do: Recorder.failed(:read, error)
     end
   end
 
@@ -89,6 +91,7 @@ defmodule Snakepit.SharedMemory.Reading do
       length = options.length || max(byte_size(binary) - offset, 0)
 
       if offset + length <= byte_size(binary) do
+        Recorder.copied(length)
         {:ok, :binary.copy(binary_part(binary, offset, length))}
       else
         {:error, out_of_bounds(target.id, offset, length, byte_size(binary))}

@@ -7,7 +7,7 @@ defmodule Snakepit.SharedMemory.Supervisor do
 
   use Supervisor
 
-  alias Snakepit.SharedMemory.{Error, Expiry, Janitor, Jobs, Membership, Reconfiguration}
+  alias Snakepit.SharedMemory.{Clock, Error, Expiry, Janitor, Jobs, Membership, Reconfiguration}
   alias Snakepit.SharedMemory.Registry
 
   def start_link(config), do: Supervisor.start_link(__MODULE__, config, name: __MODULE__)
@@ -15,7 +15,7 @@ defmodule Snakepit.SharedMemory.Supervisor do
   @doc "Ends the children, last first; the jobs are waited for."
   @spec terminate_children(pid()) :: :ok
   def terminate_children(supervisor) do
-    last_first = [Error.Log, Reconfiguration, Janitor, Membership, Expiry, Registry, Jobs]
+    last_first = [Clock, Error.Log, Reconfiguration, Janitor, Membership, Expiry, Registry, Jobs]
 
     Enum.each(last_first, fn child ->
       Supervisor.terminate_child(supervisor, Supervisor.child_spec(child, []).id)
@@ -31,7 +31,8 @@ defmodule Snakepit.SharedMemory.Supervisor do
       {Membership, config},
       {Janitor, {config, name: Janitor}},
       {Reconfiguration, config},
-      {Error.Log, config}
+      {Error.Log, config},
+      Clock
     ]
 
     # A restart costs milliseconds and nobody a region; to give up costs all of them.

@@ -13,7 +13,7 @@ defmodule Snakepit.SharedMemory.Table do
   #   leases    {{kind, id}}                            sessions and workers that were known to be there
   #   uses      {key, n}                                uses that leave no other trace, of regions with a timeout
 
-  alias Snakepit.SharedMemory.{Native, Target}
+  alias Snakepit.SharedMemory.{History, Native, Recorder, Target}
 
   @regions :snakepit_shm_regions
   @records :snakepit_shm_records
@@ -215,8 +215,16 @@ defmodule Snakepit.SharedMemory.Table do
     :ets.insert(@records, {record.target.key, record})
   end
 
+  @doc "Makes a region known; its record is there."
   @spec put_region(Target.key(), Native.writer()) :: true
-  def put_region(key, writer), do: :ets.insert(regions(), {key, writer, nil})
+  def put_region(key, writer) do
+    [{_key, record}] = :ets.lookup(@records, key)
+    Recorder.event(:allocated)
+    # Somebody may still hold a mapping of an earlier region of this name.
+    History.forget(key)
+    History.add(key, :allocate, record.owner_pid, %{size: record.size, slots: record.slots})
+    :ets.insert(regions(), {key, writer, nil})
+  end
 
   @doc "Caches a reader unless there is one already."
   @spec put_reader(Target.key(), Native.reader()) :: boolean()
@@ -235,9 +243,15 @@ defmodule Snakepit.SharedMemory.Table do
       [{_key, record}] ->
         if record.timeout, do: :ets.delete(@uses, key)
 
+        History.forget(key)
+
         case :ets.take(regions(), key) do
-          [{_key, writer, reader}] -> {record, {writer, reader}}
-          [] -> {record, nil}
+          [{_key, writer, reader}] ->
+            Recorder.event(:deallocated)
+            {record, {writer, reader}}
+
+          [] ->
+            {record, nil}
         end
 
       [] ->
@@ -249,9 +263,11 @@ defmodule Snakepit.SharedMemory.Table do
   def all_mappings, do: :ets.tab2list(@mappings)
 
   @spec put_mapping(mapping()) :: pos_integer()
-  def put_mapping({_ref, key, _pid, _reader, _writer} = mapping) do
+  def put_mapping({_ref, key, pid, _reader, writer} = mapping) do
     :ets.insert(@mappings, mapping)
-    :ets.update_counter(@counts, key, 1, {key, 0})
+    count = :ets.update_counter(@counts, key, 1, {key, 0})
+    History.add(key, if(writer, do: :takeover, else: :map), pid)
+    count
   end
 
   @spec mapping(reference()) :: mapping() | nil
@@ -259,8 +275,10 @@ defmodule Snakepit.SharedMemory.Table do
 
   @spec take_mapping(reference()) :: mapping() | nil
   def take_mapping(ref) do
-    with [{_ref, key, _pid, _reader, _writer} = mapping] <- :ets.take(@mappings, ref) do
-      uncount(key, 1)
+    with [{_ref, key, pid, _reader, writer} = mapping] <- :ets.take(@mappings, ref) do
+      History.add(key, if(writer, do: :handover, else: :unmap), pid)
+      if uncount(key, 1), do: History.forget_unused(key)
+
       mapping
     else
       [] -> nil

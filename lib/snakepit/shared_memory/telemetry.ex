@@ -3,9 +3,9 @@ defmodule Snakepit.SharedMemory.Telemetry do
   The events that this library emits.
 
   They go through `:telemetry` when that application is loaded when ours starts; without it, and
-  with `telemetry_enabled: false`, they
-  are no-ops that cost one `:persistent_term` lookup. Each operation is a span: `:start`, then
-  `:stop` or `:exception`.
+  with `telemetry_enabled: false` in the configuration, they are no-ops that cost one
+  `:persistent_term` lookup. Each operation is a span: `:start`, then `:stop` or `:exception`. All
+  times are in native units: `System.convert_time_unit(duration, :native, :microsecond)`.
 
   | Event (prefix `[:snakepit, :shared_memory]`) | Emitted by |
   |---|---|
@@ -25,17 +25,17 @@ defmodule Snakepit.SharedMemory.Telemetry do
   | `[:cleanup, :swept]` | a sweep found something to do, or `Snakepit.SharedMemory.cleanup_regions/1` |
   | `[:cleanup, :failed]` | a sweep failed, or could not be begun |
   | `[:config, :changed]` | `Snakepit.SharedMemory.reconfigure/1`, when something changed |
-
   | `[:cleanup, :marked]` | the last reference to a region has gone that goes with it |
   | `[:cleanup, :expired]` | a region that nobody used was removed |
   | `[:cleanup, :released]` | the regions of a session or worker were removed |
   | `[:limit, :approached]` | an allocation that brings a limit to 80 %; once a crossing |
   | `[:limit, :reached]` | an allocation for which a limit leaves no room |
+  | `[:health, :checked]` | a health check has ended |
 
   | Event | Measurements | Metadata |
   |---|---|---|
-  | `:start` | `system_time`, `monotonic_time` (native units) | `region` (id or nil) |
-  | `:stop` | `duration`, `monotonic_time` (native units), `bytes` where bytes moved | `region`, `result`: `:ok` or an error code |
+  | `:start` | `system_time`, `monotonic_time` | `region` (id or nil) |
+  | `:stop` | `duration`, `monotonic_time`, `bytes` where bytes moved | `region`, `result`: `:ok` or an error code |
   | `:exception` | `duration`, `monotonic_time` | `region`, `kind`, `reason`, `stacktrace` |
   | `[:cleanup, :owner_down]` | `regions`, `mappings` (counts) | `pid` |
   | `[:cleanup, :process_ended]` | `count` (1) | `namespace`, `os_pid`, `name` |
@@ -48,6 +48,8 @@ defmodule Snakepit.SharedMemory.Telemetry do
   | `[:limit, _]` | `used`, `maximum` (in `unit`) | `limit` (the key of the configuration), `scope`: `:node`, `{:process, pid}` or `{:session, id}`, `unit`: `:regions` or `:bytes`, `recommendation` |
   """
 
+  alias Snakepit.SharedMemory.Recorder
+
   # Called only when it is loaded.
   @compile {:no_warn_undefined, :telemetry}
 
@@ -55,8 +57,16 @@ defmodule Snakepit.SharedMemory.Telemetry do
   # An atom: the cheapest key there is, for it is looked up by every read.
   @key :snakepit_shm_telemetry
 
-  @cleanups ~w(owner_down process_ended swept failed marked expired released)a
-  @limits ~w(approached reached)a
+  # Events that are no span. One line declares a family, or a line's word an event of it; they are
+  # emitted with `emit/4`. Each has a row in the table above, which a test compares.
+  @families [
+    cleanup: ~w(owner_down process_ended swept failed marked expired released)a,
+    config: ~w(changed)a,
+    limit: ~w(approached reached)a,
+    health: ~w(checked)a
+  ]
+
+  # Each is a span, emitted with `span/4`, and has a row in the table as well.
   @operations ~w(allocate map unmap deallocate write read seal binary share fetch subscribe)a
 
   @doc "Every event name that can be emitted."
@@ -67,9 +77,13 @@ defmodule Snakepit.SharedMemory.Telemetry do
         @prefix ++ [:region, operation, step]
       end
 
-    [@prefix ++ [:config, :changed] | Enum.map(@cleanups, &(@prefix ++ [:cleanup, &1]))] ++
-      Enum.map(@limits, &(@prefix ++ [:limit, &1])) ++ spans
+    plain = for {family, events} <- @families, event <- events, do: @prefix ++ [family, event]
+    plain ++ spans
   end
+
+  @doc false
+  @spec operations() :: [atom()]
+  def operations, do: @operations
 
   @doc false
   @spec setup(boolean()) :: :ok
@@ -82,26 +96,45 @@ defmodule Snakepit.SharedMemory.Telemetry do
   @spec enabled?() :: boolean()
   def enabled?, do: :persistent_term.get(@key, false)
 
-  # `bytes` is called for the result of an operation that succeeded, and only when somebody may
-  # listen; nil when no bytes moved.
+  # Emits an event of one of the families, which is an error in the program when it is not declared.
+  @doc false
+  @spec emit(atom(), atom(), map(), map()) :: :ok
+  for {family, events} <- @families do
+    def emit(unquote(family), event, measurements, metadata) when event in unquote(events) do
+      if enabled?() do
+        :telemetry.execute(@prefix ++ [unquote(family), event], measurements, metadata)
+      end
+
+      :ok
+    end
+  end
+
+  # Every operation but `read` and `write` without a listener passes here, and is counted.
+  # `bytes` is called for the result of an operation that succeeded; nil when no bytes moved.
   @doc false
   @spec span(atom(), String.t() | nil, (result -> non_neg_integer() | nil), (() -> result)) ::
           result
         when result: term()
   def span(operation, region, bytes \\ fn _result -> nil end, fun)
       when operation in @operations do
-    if enabled?(), do: traced(operation, region, bytes, fun), else: fun.()
+    cond do
+      enabled?() -> traced(operation, region, bytes, fun)
+      Recorder.on?() -> timed(operation, bytes, fun)
+      true -> fun.()
+    end
   end
 
   @doc false
   @spec owner_down(pid(), non_neg_integer(), non_neg_integer()) :: :ok
   def owner_down(pid, regions, mappings) do
+    Recorder.event(:owner_down)
     cleanup(:owner_down, %{regions: regions, mappings: mappings}, %{pid: pid})
   end
 
   @doc false
   @spec process_ended(String.t(), non_neg_integer(), String.t()) :: :ok
   def process_ended(namespace, os_pid, name) do
+    Recorder.event(:process_ended)
     metadata = %{namespace: namespace, os_pid: os_pid, name: name}
     cleanup(:process_ended, %{count: 1}, metadata)
   end
@@ -116,6 +149,9 @@ defmodule Snakepit.SharedMemory.Telemetry do
       cleared_readers: report.cleared_readers
     }
 
+    Recorder.event(:sweeps)
+    Enum.each(measurements, fn {event, amount} -> Recorder.event(event, amount) end)
+
     metadata = %{
       namespace: namespace,
       source: source,
@@ -128,26 +164,23 @@ defmodule Snakepit.SharedMemory.Telemetry do
   @doc false
   @spec cleanup_failed(String.t(), String.t()) :: :ok
   def cleanup_failed(namespace, reason) do
+    Recorder.event(:failed)
     cleanup(:failed, %{count: 1}, %{namespace: namespace, reason: reason})
   end
 
   @doc false
   @spec config_changed(String.t(), map(), map()) :: :ok
   def config_changed(namespace, %{applied: applied, needs_restart: later}, changes) do
-    if enabled?() do
-      measurements = %{applied: length(applied), needs_restart: length(later)}
+    measurements = %{applied: length(applied), needs_restart: length(later)}
 
-      metadata = %{
-        namespace: namespace,
-        applied: applied,
-        needs_restart: later,
-        changes: changes
-      }
+    metadata = %{
+      namespace: namespace,
+      applied: applied,
+      needs_restart: later,
+      changes: changes
+    }
 
-      :telemetry.execute(@prefix ++ [:config, :changed], measurements, metadata)
-    end
-
-    :ok
+    emit(:config, :changed, measurements, metadata)
   end
 
   @doc false
@@ -174,23 +207,32 @@ defmodule Snakepit.SharedMemory.Telemetry do
 
   @doc false
   @spec limit(:approached | :reached, map(), String.t()) :: :ok
-  def limit(event, limit, recommendation) when event in @limits do
-    if enabled?() do
-      metadata =
-        limit |> Map.take([:limit, :scope, :unit]) |> Map.put(:recommendation, recommendation)
+  def limit(event, limit, recommendation) do
+    metadata =
+      limit |> Map.take([:limit, :scope, :unit]) |> Map.put(:recommendation, recommendation)
 
-      :telemetry.execute(@prefix ++ [:limit, event], Map.take(limit, [:used, :maximum]), metadata)
-    end
-
-    :ok
+    emit(:limit, event, Map.take(limit, [:used, :maximum]), metadata)
   end
 
-  defp cleanup(event, measurements, metadata) when event in @cleanups do
-    if enabled?() do
-      :telemetry.execute(@prefix ++ [:cleanup, event], measurements, metadata)
-    end
+  defp cleanup(event, measurements, metadata) do
+    emit(:cleanup, event, measurements, metadata)
+  end
 
-    :ok
+  defp timed(operation, bytes, fun) do
+    started = System.monotonic_time()
+
+    try do
+      fun.()
+    catch
+      kind, reason ->
+        Recorder.raised(operation)
+        :erlang.raise(kind, reason, __STACKTRACE__)
+    else
+      result ->
+        %{duration: duration} = measurements = measured(since(started), result, bytes)
+        Recorder.record(operation, duration, result, measurements[:bytes])
+        result
+    end
   end
 
   defp traced(operation, region, bytes, fun) do
@@ -204,12 +246,14 @@ defmodule Snakepit.SharedMemory.Telemetry do
       fun.()
     catch
       kind, reason ->
+        Recorder.raised(operation)
         caught = %{kind: kind, reason: reason, stacktrace: __STACKTRACE__}
         :telemetry.execute(event ++ [:exception], since(started), Map.merge(metadata, caught))
         :erlang.raise(kind, reason, __STACKTRACE__)
     else
       result ->
-        measurements = measured(since(started), result, bytes)
+        %{duration: duration} = measurements = measured(since(started), result, bytes)
+        Recorder.record(operation, duration, result, measurements[:bytes])
 
         :telemetry.execute(
           event ++ [:stop],

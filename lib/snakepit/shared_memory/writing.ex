@@ -3,7 +3,8 @@ defmodule Snakepit.SharedMemory.Writing do
   # Bytes in, and the seal that ends it. Everything here runs in the caller; the first clauses are
   # the hot path and do nothing but the NIF call.
 
-  alias Snakepit.SharedMemory.{Dtype, Error, Native, Options, Region, Table, Target, Telemetry}
+  alias Snakepit.SharedMemory.{Dtype, Error, History, Native, Options, Recorder, Region}
+  alias Snakepit.SharedMemory.{Table, Target, Telemetry}
 
   @described [
     dtype: {{:nilable, :dtype}, nil},
@@ -25,7 +26,8 @@ defmodule Snakepit.SharedMemory.Writing do
       bytes = fn {:ok, _version} -> IO.iodata_length(data) end
       Telemetry.span(:write, Target.id(region), bytes, fn -> do_write(region, data, opts) end)
     else
-      do_write(region, data, opts)
+      # The NIF library has counted what succeeded.
+      with {:error, error} <- do_write(region, data, opts), do: Recorder.failed(:write, error)
     end
   end
 
@@ -202,8 +204,10 @@ defmodule Snakepit.SharedMemory.Writing do
     Telemetry.span(:seal, Target.id(region), fn ->
       with {:ok, options} <- Options.validate(opts, Target.schema(), :seal),
            {:ok, target} <- Target.resolve(region, options, :seal),
-           {:ok, writer} <- writer(region, target, :seal) do
-        seal_writer(writer, target.id, :seal)
+           {:ok, writer} <- writer(region, target, :seal),
+           {:ok, version} <- seal_writer(writer, target.id, :seal) do
+        History.add(target.key, :seal, self(), %{version: version})
+        {:ok, version}
       end
     end)
   end

@@ -21,6 +21,7 @@ mod reader;
 mod reaper;
 mod resources;
 mod segment;
+mod tally;
 mod terms;
 mod undertaker;
 mod waiter;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustler::{Atom, Binary, Encoder, Env, NewBinary, OwnedBinary, ResourceArc, Term};
+use rustler::{Atom, Binary, Encoder, Env, NewBinary, OwnedBinary, Term};
 use snakepit_shm::{Resource, SegmentReader, ShmError};
 
 use crate::error::{Answer, Failure};
@@ -20,17 +20,17 @@ const ATTEMPTS: usize = 8;
 
 #[rustler::nif]
 fn read<'a>(env: Env<'a>, reader: &ReaderResource) -> Answer<Term<'a>> {
-    reader.with(|reader| read_whole(env, reader, NORMAL_BYTES))
+    reader.read(|reader| read_whole(env, reader, NORMAL_BYTES))
 }
 
 #[rustler::nif(schedule = "DirtyCpu")]
 fn read_dirty<'a>(env: Env<'a>, reader: &ReaderResource) -> Answer<Term<'a>> {
-    reader.with(|reader| read_whole(env, reader, usize::MAX))
+    reader.read(|reader| read_whole(env, reader, usize::MAX))
 }
 
 /// Allocates the binary first and copies straight into it: one copy. The length can only be
 /// guessed, so a value that has grown meanwhile is tried again and one that has shrunk is cut.
-fn read_whole<'a>(env: Env<'a>, reader: &SegmentReader, limit: usize) -> Answer<Term<'a>> {
+fn read_whole<'a>(env: Env<'a>, reader: &SegmentReader, limit: usize) -> Answer<(Term<'a>, usize)> {
     let mut len = reader.len();
     for _ in 1..ATTEMPTS {
         match read_len(env, reader, len, limit) {
@@ -49,7 +49,7 @@ fn read_len<'a>(
     reader: &SegmentReader,
     len: usize,
     limit: usize,
-) -> Answer<Term<'a>> {
+) -> Answer<(Term<'a>, usize)> {
     copied(env, reader, len, limit, |buffer| {
         reader.read_into(buffer).map(|info| info.len)
     })
@@ -63,7 +63,7 @@ fn read_range<'a>(
     offset: u64,
     len: Option<u64>,
 ) -> Answer<Term<'a>> {
-    reader.with(|reader| part(env, reader, offset, len, NORMAL_BYTES))
+    reader.read(|reader| part(env, reader, offset, len, NORMAL_BYTES))
 }
 
 #[rustler::nif(schedule = "DirtyCpu")]
@@ -73,7 +73,7 @@ fn read_range_dirty<'a>(
     offset: u64,
     len: Option<u64>,
 ) -> Answer<Term<'a>> {
-    reader.with(|reader| part(env, reader, offset, len, usize::MAX))
+    reader.read(|reader| part(env, reader, offset, len, usize::MAX))
 }
 
 fn part<'a>(
@@ -82,10 +82,13 @@ fn part<'a>(
     offset: u64,
     len: Option<u64>,
     limit: usize,
-) -> Answer<Term<'a>> {
+) -> Answer<(Term<'a>, usize)> {
     let offset = as_usize(offset);
     match len {
-        Some(len) => range(env, reader, offset, as_usize(len), limit).map(|(part, _)| part),
+        Some(len) => {
+            let len = as_usize(len);
+            range(env, reader, offset, len, limit).map(|(part, _)| (part, len))
+        }
         None => rest(env, reader, offset, limit),
     }
 }
@@ -96,14 +99,19 @@ fn as_usize(number: u64) -> usize {
 
 /// From `offset` to the end of the value, whose length can only be guessed: when it has changed
 /// meanwhile, tried again.
-fn rest<'a>(env: Env<'a>, reader: &SegmentReader, offset: usize, limit: usize) -> Answer<Term<'a>> {
+fn rest<'a>(
+    env: Env<'a>,
+    reader: &SegmentReader,
+    offset: usize,
+    limit: usize,
+) -> Answer<(Term<'a>, usize)> {
     for _ in 0..ATTEMPTS {
         let len = reader.info()?.len;
         let Some(wanted) = len.checked_sub(offset) else {
             return Err(outside(reader, offset, 0, len));
         };
         match range(env, reader, offset, wanted, limit) {
-            Ok((part, found)) if found == len => return Ok(part),
+            Ok((part, found)) if found == len => return Ok((part, wanted)),
             Ok(_) | Err(Failure::Shm(ShmError::OutOfBounds { .. })) => {}
             Err(error) => return Err(error),
         }
@@ -128,7 +136,7 @@ fn range<'a>(
         return Err(outside(reader, offset, len, capacity));
     }
     let mut value_len = 0;
-    let part = copied(env, reader, len, limit, |buffer| {
+    let (part, _) = copied(env, reader, len, limit, |buffer| {
         value_len = reader.read_range_into(offset, buffer)?.len;
         Ok(len)
     })?;
@@ -144,30 +152,26 @@ fn outside(reader: &SegmentReader, offset: usize, len: usize, capacity: usize) -
     })
 }
 
-/// Fills a new binary of `len` bytes by `fill` and cuts it to the length that `fill` reports.
+/// Fills a new binary of `len` bytes by `fill` and cuts it to the length that `fill` reports; answers both.
 fn copied<'a>(
     env: Env<'a>,
     reader: &SegmentReader,
     len: usize,
     limit: usize,
     fill: impl FnOnce(&mut [u8]) -> snakepit_shm::Result<usize>,
-) -> Answer<Term<'a>> {
+) -> Answer<(Term<'a>, usize)> {
     if len > limit {
         return Err(Failure::Dirty);
     }
     if len <= HEAP_BINARY {
         let mut binary = NewBinary::new(env, len);
         let filled = fill(&mut binary)?;
-        return Ok(cut(binary.into(), len, filled, env));
+        return Ok((cut(binary.into(), len, filled, env), filled));
     }
     let mut binary = OwnedBinary::new(len).ok_or_else(|| no_memory(reader.name(), len))?;
     let filled = fill(&mut binary)?;
-    Ok(cut(
-        Binary::from_owned(binary, env).to_term(env),
-        len,
-        filled,
-        env,
-    ))
+    let whole = Binary::from_owned(binary, env).to_term(env);
+    Ok((cut(whole, len, filled, env), filled))
 }
 
 fn cut<'a>(binary: Term<'a>, len: usize, filled: usize, env: Env<'a>) -> Term<'a> {
@@ -235,8 +239,7 @@ fn reader_handle<'a>(env: Env<'a>, reader: &ReaderResource) -> Answer<Term<'a>> 
 /// Another resource on the same mapping, closed on its own.
 #[rustler::nif]
 fn share_reader<'a>(env: Env<'a>, reader: &ReaderResource) -> Answer<Term<'a>> {
-    let shared: ResourceArc<ReaderResource> = ReaderResource::new(reader.share()?);
-    Ok(shared.encode(env))
+    Ok(reader.sharing()?.encode(env))
 }
 
 /// Gives a mapping back; it is unmapped when nothing else of this process uses it. The last reader

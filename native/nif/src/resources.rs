@@ -1,18 +1,23 @@
 //! Segments that an Erlang term can hold on to: written, read, or seen as a binary.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 
 use arc_swap::{ArcSwapOption, Guard};
-use rustler::{Binary, Env, Resource, ResourceArc};
+use rustler::{Binary, Env, Resource, ResourceArc, Term};
 use snakepit_shm::{SealedView, SegmentReader, SegmentWriter, ShmError};
 
 use crate::error::{Answer, Failure};
+use crate::tally::{Meter, Stripe, Tally};
 
 /// The writer of a segment, used by any number of BEAM processes, one at a time.
 pub struct WriterResource {
     name: String,
     capacity: usize,
     writer: Mutex<Option<SegmentWriter>>,
+    written: Stripe,
+    viewed: Stripe,
+    value_bytes: AtomicU64,
 }
 
 #[rustler::resource_impl]
@@ -25,6 +30,9 @@ impl WriterResource {
             name: writer.name().to_owned(),
             capacity: writer.capacity(),
             writer: Mutex::new(Some(writer)),
+            written: Stripe::default(),
+            viewed: Stripe::default(),
+            value_bytes: AtomicU64::new(0),
         })
     }
 
@@ -50,6 +58,32 @@ impl WriterResource {
     /// Longest value in bytes, known without the writer.
     pub fn capacity(&self) -> usize {
         self.capacity
+    }
+
+    /// Counts a write of `bytes` that made the value at least `end` bytes long, or exactly that when it is `whole`.
+    /// Under the writer's lock.
+    pub fn wrote(&self, meter: Option<Meter>, bytes: usize, end: usize, whole: bool) {
+        let before = if whole { 0 } else { self.value_bytes() };
+        self.value_bytes
+            .store(before.max(end as u64), Ordering::Relaxed);
+        if let Some(meter) = meter {
+            meter.has_written(&self.written, bytes);
+        }
+    }
+
+    /// Length of the value written last, 0 before the first.
+    pub fn value_bytes(&self) -> u64 {
+        self.value_bytes.load(Ordering::Relaxed)
+    }
+
+    /// What has been written.
+    pub fn written(&self) -> &Stripe {
+        &self.written
+    }
+
+    /// What has been handed out as zero-copy binaries.
+    pub fn viewed(&self) -> &Stripe {
+        &self.viewed
     }
 
     /// Takes the writer out for good; later calls answer `closed`.
@@ -81,6 +115,15 @@ impl WriterResource {
 pub struct ReaderResource {
     name: String,
     reader: ArcSwapOption<SegmentReader>,
+    /// Where this resource counts: one of `tallies`.
+    tally: Arc<Tally>,
+    tallies: Arc<Tallies>,
+}
+
+/// What all resources of one mapping have read: the first of them, and, once there are such, those that share it.
+struct Tallies {
+    first: Arc<Tally>,
+    shared: OnceLock<Arc<Tally>>,
 }
 
 #[rustler::resource_impl]
@@ -88,11 +131,46 @@ impl Resource for ReaderResource {}
 
 impl ReaderResource {
     /// Takes a reader in.
-    pub fn new(reader: Arc<SegmentReader>) -> ResourceArc<Self> {
+    pub fn new(reader: SegmentReader) -> ResourceArc<Self> {
+        let first = Arc::new(Tally::default());
         ResourceArc::new(Self {
             name: reader.name().to_owned(),
-            reader: ArcSwapOption::new(Some(reader)),
+            reader: ArcSwapOption::new(Some(Arc::new(reader))),
+            tally: Arc::clone(&first),
+            tallies: Arc::new(Tallies {
+                first,
+                shared: OnceLock::new(),
+            }),
         })
+    }
+
+    /// Another resource on the same mapping, closed on its own; what is read through such is counted together.
+    pub fn sharing(&self) -> Answer<ResourceArc<Self>> {
+        Ok(ResourceArc::new(Self {
+            name: self.name.clone(),
+            reader: ArcSwapOption::new(Some(self.share()?)),
+            tally: Arc::clone(self.tallies.shared.get_or_init(Arc::default)),
+            tallies: Arc::clone(&self.tallies),
+        }))
+    }
+
+    /// Runs a read, which answers a term and how many bytes are in it, and counts it.
+    pub fn read<'a>(
+        &self,
+        work: impl FnOnce(&SegmentReader) -> Answer<(Term<'a>, usize)>,
+    ) -> Answer<Term<'a>> {
+        let meter = Meter::read();
+        let (term, bytes) = self.with(work)?;
+        if let Some(meter) = meter {
+            meter.has_read(&self.tally, bytes);
+        }
+        Ok(term)
+    }
+
+    /// What has been read by the first resource of the mapping, and by those that share it.
+    pub fn tallies(&self) -> (&Tally, Option<&Tally>) {
+        let shared = self.tallies.shared.get();
+        (&self.tallies.first, shared.map(|tally| &**tally))
     }
 
     /// Runs `work` on the reader, without a lock and without touching a reference count.

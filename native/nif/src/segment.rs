@@ -1,7 +1,5 @@
 //! Work on files: create, attach, remove, look. Dirty, all of it.
 
-use std::sync::Arc;
-
 use rustler::{Atom, ResourceArc};
 use snakepit_shm::SegmentDiscovery;
 
@@ -17,8 +15,7 @@ fn create(segment: Segment) -> Answer<ResourceArc<WriterResource>> {
 
 #[rustler::nif(schedule = "DirtyIo")]
 fn attach(segment: Segment) -> Answer<ResourceArc<ReaderResource>> {
-    let reader = segment.options().attach_reader()?;
-    Ok(ReaderResource::new(Arc::new(reader)))
+    Ok(ReaderResource::new(segment.options().attach_reader()?))
 }
 
 /// Takes the place of a writer that has gone.

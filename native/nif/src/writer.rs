@@ -5,6 +5,7 @@ use snakepit_shm::{SegmentWriter, ShmError};
 
 use crate::error::{Answer, Failure};
 use crate::resources::{ViewResource, WriterResource};
+use crate::tally::Meter;
 use crate::terms::iodata::{Budget, Fragments, Refusal};
 use crate::terms::{descriptor, json};
 
@@ -36,9 +37,12 @@ fn write_within(
         Ok(descriptor) => descriptor,
         Err(error) => return Ok(Err(error.into())),
     };
+    let meter = Meter::write();
     if let Ok(binary) = Binary::from_term(data) {
-        return Ok(locked(writer, budget, binary.len(), |writer| {
-            Ok(writer.write_described(&binary, &descriptor)?)
+        return Ok(locked(writer, budget, binary.len(), |segment| {
+            let version = segment.write_described(&binary, &descriptor)?;
+            writer.wrote(meter, binary.len(), binary.len(), true);
+            Ok(version)
         }));
     }
     let capacity = writer.capacity();
@@ -48,8 +52,10 @@ fn write_within(
         Err(Refusal::TooLong(len)) => return Ok(Err(too_long(writer, len))),
         Err(Refusal::OverBudget) => return Ok(Err(over_budget(budget))),
     };
-    Ok(locked(writer, budget, fragments.len(), |writer| {
-        Ok(writer.write_vectored(&fragments.slices(), &descriptor)?)
+    Ok(locked(writer, budget, fragments.len(), |segment| {
+        let version = segment.write_vectored(&fragments.slices(), &descriptor)?;
+        writer.wrote(meter, fragments.len(), fragments.len(), true);
+        Ok(version)
     }))
 }
 
@@ -111,8 +117,11 @@ fn write_at_within(
     budget: Budget,
 ) -> Answer<u64> {
     let offset = usize::try_from(offset).unwrap_or(usize::MAX);
-    locked(writer, budget, writer.capacity(), |writer| {
-        Ok(writer.write_at(offset, data)?)
+    let meter = Meter::write();
+    locked(writer, budget, writer.capacity(), |segment| {
+        let version = segment.write_at(offset, data)?;
+        writer.wrote(meter, data.len(), offset + data.len(), false);
+        Ok(version)
     })
 }
 

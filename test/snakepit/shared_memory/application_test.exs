@@ -33,7 +33,11 @@ defmodule Snakepit.SharedMemory.ApplicationTest do
       fn -> ReferenceCounter.increment("x", self(), place) end,
       fn -> ReferenceCounter.decrement("x", self(), place) end,
       fn -> ReferenceCounter.get_count("x", place) end,
-      fn -> ReferenceCounter.get_references("x", place) end
+      fn -> ReferenceCounter.get_references("x", place) end,
+      fn -> SharedMemory.stats() end,
+      fn -> SharedMemory.reset_stats() end,
+      fn -> SharedMemory.history("x", place) end,
+      fn -> SharedMemory.recommendations() end
     ]
   end
 

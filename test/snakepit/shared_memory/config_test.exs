@@ -90,7 +90,8 @@ defmodule Snakepit.SharedMemory.ConfigTest do
           telemetry_enabled: :sometimes,
           performance_monitoring: 0.5,
           health_check_interval: 0,
-          history_limit: -1,
+          history_limit: 0,
+          history_limit: 10_001,
           session_source: "Sessions"
         ] do
       assert {:error, %Error{code: :invalid_option} = error} = Config.new([{key, value}])

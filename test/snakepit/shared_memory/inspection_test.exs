@@ -39,9 +39,10 @@ defmodule Snakepit.SharedMemory.InspectionTest do
     assert {:ok, info} = SharedMemory.get_region_info(id, place)
 
     assert Map.keys(info) |> Enum.sort() ==
-             ~w(access_mode bytes cleanup_policy created_at dtype format generation id last_accessed
-                marked metadata namespace owner_pid permissions platform_handle reader_count
-                reference_count session shape size slots state tags timeout version worker)a
+             ~w(access_count access_mode bytes bytes_read bytes_written cleanup_policy created_at dtype
+                format generation id last_accessed marked metadata namespace owner_pid permissions
+                platform_handle reader_count reads reads_by_id reference_count session shape size
+                slots state tags timeout version views worker writes)a
 
     assert %{
              id: "known",

@@ -88,6 +88,137 @@ defmodule Snakepit.SharedMemory.TelemetryTest do
     assert Enum.sort(Enum.uniq(emitted)) == Enum.sort(Enum.uniq(documented))
   end
 
+  # The rows of the second table: what an event carries, by its last part or its whole name.
+  defp documented_keys do
+    for [_, name, measurements, metadata] <-
+          Regex.scan(~r/^\| `\[?([:\w, ]+)\]?` \| (`\w+`.*?) \| (.*`\w+`.*?) \|$/m, @table),
+        into: %{} do
+      {name, {keys(measurements), keys(metadata)}}
+    end
+  end
+
+  defp keys(cell) do
+    for [_, key] <- Regex.scan(~r/(?<![:\w])`(\w+)`/, cell), do: String.to_existing_atom(key)
+  end
+
+  defp row([:snakepit, :shared_memory, :region, _operation, step]), do: inspect(step)
+  defp row([:snakepit, :shared_memory | rest]), do: Enum.map_join(rest, ", ", &inspect/1)
+
+  defp received(events) do
+    receive do
+      {:event, name, measurements, metadata} ->
+        received([{name, Map.keys(measurements), Map.keys(metadata)} | events])
+    after
+      0 -> events
+    end
+  end
+
+  # Every operation, once well and once not, and everything that is cleaned up.
+  defp run_everything(place) do
+    dir = [dir: place[:dir]]
+    id = SharedMemory.allocate_region!(4096, place)
+    region = SharedMemory.map_region!(id, place)
+    SharedMemory.write!(region, "x")
+    SharedMemory.read!(region)
+    SharedMemory.unsubscribe!(SharedMemory.subscribe!(region))
+    SharedMemory.seal!(region)
+    SharedMemory.binary!(region)
+    SharedMemory.unmap_region!(region)
+    SharedMemory.deallocate_region!(id, place)
+    handle = SharedMemory.share!("x", place)
+    SharedMemory.fetch!(handle, dir)
+    SharedMemory.deallocate_region!(handle, dir)
+    SharedMemory.cleanup_regions!(place)
+
+    for operation <- Telemetry.operations() do
+      catch_throw(Telemetry.span(operation, id, fn -> throw(:no) end))
+    end
+
+    {_, owner} = in_process(fn -> SharedMemory.allocate_region!(4096, place) end)
+    kill(owner)
+    assert_receive {:event, [_, _, :cleanup, :owner_down], _, _} = down, 10_000
+    send(self(), down)
+    Telemetry.process_ended("ns", 1, "name")
+    Telemetry.cleanup_failed("ns", "reason")
+  end
+
+  # These come from the limits and the health check, whose own tests run them.
+  @elsewhere [[:limit, :approached], [:limit, :reached], [:health, :checked]]
+
+  test "R10.3 running everything emits every documented event, with what the table says", %{
+    place: place
+  } do
+    run_everything(place)
+    emitted = received([])
+    names = emitted |> Enum.map(&elem(&1, 0)) |> Enum.uniq()
+    elsewhere = Enum.map(@elsewhere, &([:snakepit, :shared_memory] ++ &1))
+    assert Enum.sort(names -- elsewhere) == Enum.sort(Telemetry.events() -- elsewhere)
+
+    documented = documented_keys()
+
+    for {name, measurements, metadata} <- emitted, name not in elsewhere do
+      assert {all_measurements, all_metadata} = documented[row(name)], "no row for #{row(name)}"
+      assert measurements -- all_measurements == [], "#{row(name)} measures more"
+      assert metadata -- all_metadata == [], "#{row(name)} says more"
+      # All but the bytes are always there.
+      assert (all_measurements -- measurements) in [[], [:bytes]], "#{row(name)} measures less"
+      assert all_metadata -- metadata == [], "#{row(name)} says less"
+    end
+  end
+
+  test "durations are in native units", %{place: place} do
+    before = System.monotonic_time()
+    id = SharedMemory.allocate_region!(4096, place)
+    between = System.monotonic_time() - before
+    event = [:snakepit, :shared_memory, :region, :allocate, :stop]
+    assert_receive {:event, ^event, %{duration: duration, monotonic_time: ended}, _}
+    assert duration > 0 and duration <= between
+    assert ended >= before and ended <= before + between
+    SharedMemory.deallocate_region!(id, place)
+  end
+
+  test "an event of a family is emitted; one that nobody declared is a mistake" do
+    assert Telemetry.emit(:limit, :reached, %{count: 1}, %{limit: :max_regions}) == :ok
+    event = [:snakepit, :shared_memory, :limit, :reached]
+    assert_receive {:event, ^event, %{count: 1}, %{limit: :max_regions}}
+
+    for {family, name} <- [{:limit, :nonsense}, {:nonsense, :reached}] do
+      assert_raise FunctionClauseError, fn -> Telemetry.emit(family, name, %{}, %{}) end
+    end
+  end
+
+  test "R10.3 telemetry_enabled: false switches events off, true on", %{place: place} do
+    with_config([telemetry_enabled: false], fn ->
+      refute Telemetry.enabled?()
+      id = SharedMemory.allocate_region!(4096, place)
+      SharedMemory.write!(id, "x", place)
+      SharedMemory.read!(id, place)
+      SharedMemory.cleanup_regions!(place)
+      # Statistics are another thing.
+      assert %{operations: %{allocate: %{count: 1}}} = SharedMemory.stats!()
+    end)
+
+    refute_received {:event, _, _, _}
+
+    with_config([telemetry_enabled: true], fn ->
+      assert Telemetry.enabled?()
+      SharedMemory.allocate_region!(4096, place)
+      assert_span(:allocate, nil, :ok)
+    end)
+  end
+
+  test "with a listener the statistics are the same", %{place: place} do
+    SharedMemory.reset_stats!()
+    id = SharedMemory.allocate_region!(4096, place)
+    SharedMemory.write!(id, "1234", place)
+    "1234" = SharedMemory.read!(id, place)
+    {:error, _} = SharedMemory.read("nobody", place)
+    stats = SharedMemory.stats!()
+    assert %{count: 1, bytes: 4, errors: %{not_found: 1}} = stats.operations.read
+    assert %{count: 1, bytes: 4} = stats.operations.write
+    assert %{count: 1, samples: 1} = stats.operations.allocate
+  end
+
   test "without a listener nothing changes", %{place: place} do
     :persistent_term.put(:snakepit_shm_telemetry, false)
     refute Telemetry.enabled?()
