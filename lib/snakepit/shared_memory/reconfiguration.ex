@@ -19,6 +19,10 @@ defmodule Snakepit.SharedMemory.Reconfiguration do
   @patience_ms 60_000
   @to_be_taken_ms 10_000
 
+  # Who holds on to the configuration, and takes another by the call `{:reconfigure, config}`.
+  # Everybody else reads it (`Config.fetch/1`) when it is needed.
+  @told [Registry, Janitor]
+
   @spec start_link(Config.t()) :: GenServer.on_start()
   def start_link(_config), do: GenServer.start_link(__MODULE__, nil, name: __MODULE__)
 
@@ -133,7 +137,7 @@ defmodule Snakepit.SharedMemory.Reconfiguration do
 
   # -- telling --------------------------------------------------------------------------------
 
-  defp tell(config), do: Enum.each([Registry, Janitor], &tell(&1, config))
+  defp tell(config), do: Enum.each(@told, &tell(&1, config))
 
   defp tell(process, config) do
     GenServer.call(process, {:reconfigure, config}, @to_be_taken_ms)

@@ -216,7 +216,7 @@ defmodule Snakepit.SharedMemory.ConfigTest do
 
   test "a process goes by the running configuration of its own place only" do
     {:ok, running} = Config.fetch(:test)
-    assert Config.current(%{running | max_regions: 1}) == running
+    assert Config.current(%{running | max_regions: 1}).max_regions == running.max_regions
     elsewhere = %{running | namespace: "elsewhere", max_regions: 1}
     assert Config.current(elsewhere) == elsewhere
   end

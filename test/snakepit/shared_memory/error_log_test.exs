@@ -131,6 +131,17 @@ defmodule Snakepit.SharedMemory.ErrorLogTest do
     assert capture_log(fn -> end_span() end) =~ "#{100 - Log.burst()} more errors :io in cleanup"
   end
 
+  test "an error that is handed on is logged once" do
+    log =
+      capture_log(fn ->
+        {:error, error} = SharedMemory.read("nobody")
+        assert Log.note(error) == error
+        assert_raise Error, fn -> SharedMemory.read!("nobody-else") end
+      end)
+
+    assert lines(log, "not_found") == 2
+  end
+
   test "many processes at once are counted together" do
     log =
       capture_log(fn ->

@@ -29,6 +29,9 @@ defmodule Snakepit.SharedMemory.Error.Log do
 
   @doc "The error with what the caller knows about it, logged if it is to be."
   @spec note(Error.t()) :: Error.t()
+  # What a function was given by another public one has had its line.
+  def note(%Error{timestamp: %DateTime{}} = error), do: error
+
   def note(%Error{} = error) do
     row = Catalogue.fetch(error.code)
 
