@@ -40,6 +40,8 @@ defmodule Snakepit.SharedMemory.Config do
   @gib 1024 * 1024 * 1024
   # A year.
   @longest_ms 366 * 24 * 60 * 60 * 1000
+  # Thirty days: a timer of the VM takes no more than 49.
+  @longest_timer_ms 30 * 24 * 60 * 60 * 1000
 
   @schema [
     enabled: {:boolean, true},
@@ -52,7 +54,7 @@ defmodule Snakepit.SharedMemory.Config do
     cleanup_interval: {{:nilable, {:integer, 1, @longest_ms}}, nil},
     grace: {{:integer, 0, @longest_ms}, 10_000},
     default_timeout: {{:nilable, {:integer, 1, @longest_ms}}, nil},
-    reference_grace: {{:integer, 0, @longest_ms}, 5_000},
+    reference_grace: {{:integer, 0, @longest_timer_ms}, 5_000},
     max_regions_per_process: {{:nilable, {:integer, 1, :infinity}}, nil},
     max_memory_per_process: {{:nilable, {:integer, 4096, :infinity}}, nil},
     max_regions_per_session: {{:nilable, {:integer, 1, :infinity}}, nil},

@@ -85,7 +85,8 @@ defmodule Snakepit.SharedMemory.Options do
   defp valid?(:strings, value), do: proper_list?(value) and Enum.all?(value, &valid?(:string, &1))
   defp valid?(:permissions, value), do: match?({:ok, _}, Permissions.mode(value))
   defp valid?(:timeout, value), do: value in [nil, :default] or milliseconds?(value)
-  defp valid?(:on_limit, {:throttle, wait}), do: milliseconds?(wait)
+  # The longest that a timer of the VM can take.
+  defp valid?(:on_limit, {:throttle, wait}), do: is_integer(wait) and wait in 1..0xFFFFFFFF
   defp valid?(:on_limit, value), do: value == :reject
   defp valid?(:atom, value), do: is_atom(value) and value not in [nil, true, false]
   defp valid?({:in, values}, value), do: value in values
@@ -96,7 +97,7 @@ defmodule Snakepit.SharedMemory.Options do
     is_integer(value) and value >= low and value <= high
   end
 
-  # Up to a century: what a timer of the VM can still take.
+  # Up to a century.
   defp milliseconds?(value), do: is_integer(value) and value in 1..3_155_760_000_000
   defp count?(value), do: is_integer(value) and value in 1..0xFFFFFFFF
   defp dimension?(value), do: is_integer(value) and value in 0..0xFFFFFFFF

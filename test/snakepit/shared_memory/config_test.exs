@@ -59,6 +59,8 @@ defmodule Snakepit.SharedMemory.ConfigTest do
           max_memory_per_session: 4095,
           on_limit: :throttle,
           on_limit: {:throttle, 0},
+          on_limit: {:throttle, 0x1_0000_0000},
+          reference_grace: 31 * 24 * 60 * 60 * 1000,
           session_source: "Sessions"
         ] do
       assert {:error, %Error{code: :invalid_option} = error} = Config.new([{key, value}])
