@@ -45,7 +45,8 @@ defmodule Snakepit.SharedMemory do
   ## Who owns what
 
   The process that allocates a region owns it, unless it names another: when the owner dies the
-  region is removed. What a process has mapped is given back when it dies. Binaries from
+  region is removed, unless its `:cleanup_policy` says otherwise. A region may have a `:timeout` too, and
+  belong to a session or a worker that is released. What a process has mapped is given back when it dies. Binaries from
   `binary/2` and `fetch/2` stay valid however the region ends; their memory goes when the last of
   them is garbage-collected.
 

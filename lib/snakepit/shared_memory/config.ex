@@ -72,11 +72,13 @@ defmodule Snakepit.SharedMemory.Config do
   @gib 1024 * 1024 * 1024
   # A year.
   @longest_ms 366 * 24 * 60 * 60 * 1000
+  # Thirty days: a timer of the VM takes no more than 49.
+  @longest_timer_ms 30 * 24 * 60 * 60 * 1000
 
   @positive {:nilable, {:integer, 1, :infinity}}
   @memory {:nilable, {:integer, 4096, :infinity}}
   @interval {:nilable, {:integer, 1, @longest_ms}}
-  @throttle {:tuple, [{:in, [:throttle]}, {:integer, 1, @longest_ms}]}
+  @throttle {:tuple, [{:in, [:throttle]}, {:integer, 1, @longest_timer_ms}]}
 
   @platforms [
     linux:
@@ -101,7 +103,7 @@ defmodule Snakepit.SharedMemory.Config do
     max_memory_per_session: {@memory, nil},
     on_limit: {{:either, [{:in, [:reject]}, @throttle]}, :reject},
     default_timeout: {@interval, nil},
-    reference_grace: {{:integer, 0, @longest_ms}, 10_000},
+    reference_grace: {{:integer, 0, @longest_timer_ms}, 10_000},
     mode: {{:in, [:real_time, :simulation]}, :real_time},
     cleanup_interval: {@interval, nil},
     grace: {{:integer, 0, @longest_ms}, 10_000},

@@ -20,6 +20,9 @@ defmodule Snakepit.SharedMemory.Expiry do
   # the sessions, where the configuration says nothing.
   @recheck_ms 1_000
 
+  # A timer of the VM takes 49 days at most. Whoever has more time is looked at in between.
+  @longest_pause_ms 24 * 60 * 60 * 1000
+
   def start_link(config), do: GenServer.start_link(__MODULE__, config, name: __MODULE__)
 
   @doc "Looks after a region from now on: it is marked, or has a timeout."
@@ -171,7 +174,7 @@ defmodule Snakepit.SharedMemory.Expiry do
 
   defp look_later(state, %{target: %{key: key}} = record, seen) do
     left = seen.since + record.timeout - now()
-    pause = left |> min(div(record.timeout, 2)) |> max(1)
+    pause = left |> min(div(record.timeout, 2)) |> min(@longest_pause_ms) |> max(1)
     Process.send_after(self(), {:idle, key, record.token}, pause)
     %{state | seen: Map.put(state.seen, key, seen)}
   end
@@ -207,7 +210,9 @@ defmodule Snakepit.SharedMemory.Expiry do
     end
   end
 
-  defp interval(state), do: config(state).cleanup_interval || @recheck_ms
+  defp interval(state) do
+    min(config(state).cleanup_interval || @recheck_ms, @longest_pause_ms)
+  end
 
   defp config(state) do
     case Config.fetch(:expire) do

@@ -110,7 +110,7 @@ defmodule Snakepit.SharedMemory.Options do
     is_integer(value) and value >= low and value <= high
   end
 
-  # Up to a century: what a timer of the VM can still take.
+  # Up to a century.
   defp milliseconds?(value), do: is_integer(value) and value in 1..3_155_760_000_000
   defp count?(value), do: is_integer(value) and value in 1..0xFFFFFFFF
   defp dimension?(value), do: is_integer(value) and value in 0..0xFFFFFFFF

@@ -142,19 +142,19 @@ defmodule Snakepit.SharedMemory.Reading do
   defp attach_for_all(target, operation) do
     case Error.wrap(Native.attach(Target.native(target)), operation, target.id) do
       {:ok, reader} ->
-        first? = Registry.put_reader(target.key, reader, operation)
-        {:ok, (first? == false && instead_of(reader, target)) || reader}
+        Registry.put_reader(target.key, reader, operation)
+        {:ok, instead_of(reader, Table.reader(target.key))}
 
       {:error, error} ->
         if first = Table.reader(target.key), do: {:ok, first}, else: {:error, error}
     end
   end
 
-  defp instead_of(reader, target) do
-    if first = Table.reader(target.key) do
-      Native.close_reader(reader)
-      first
-    end
+  defp instead_of(reader, first) when first in [nil, reader], do: reader
+
+  defp instead_of(reader, first) do
+    Native.close_reader(reader)
+    first
   end
 
   @doc """

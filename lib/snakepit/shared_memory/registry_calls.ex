@@ -7,8 +7,10 @@ defmodule Snakepit.SharedMemory.RegistryCalls do
   alias Snakepit.SharedMemory.{Config, Error, Native, Registry, Table, Target}
   alias Snakepit.SharedMemory.Table.Record
 
-  # How long a registry that was killed may take to be back, and between two looks.
+  # How long a registry that was killed may take to be back, how long the removal of a segment that
+  # it had begun may still take, and between two looks.
   @patience_ms 10_000
+  @removal_ms 5_000
   @pause_ms 2
 
   @doc "Counts the region in, creates its segment with `settings`, and makes it known."
@@ -41,10 +43,29 @@ defmodule Snakepit.SharedMemory.RegistryCalls do
 
   defp discard(writer, target, operation) do
     case Native.discard(writer) do
-      {:ok, :ok} -> :ok
+      {:ok, :ok} ->
+        :ok
+
       # Its job has it, and goes on.
-      {:error, {:closed, _message, _segment, _remedy}} -> :ok
-      {:error, failure} -> {:error, Error.from_native(failure, operation, target.id)}
+      {:error, {:closed, _message, _segment, _remedy}} ->
+        await_removal(target, deadline(@removal_ms))
+
+      {:error, failure} ->
+        {:error, Error.from_native(failure, operation, target.id)}
+    end
+  end
+
+  # Until nobody finds it any more, or the name is another's.
+  defp await_removal(target, deadline) do
+    found? = match?({:ok, _}, Native.usage(Target.native(target)))
+
+    if found? and not Table.known?(target.key) and now() < deadline do
+      receive do
+      after
+        @pause_ms -> await_removal(target, deadline)
+      end
+    else
+      :ok
     end
   end
 
@@ -139,13 +160,16 @@ defmodule Snakepit.SharedMemory.RegistryCalls do
 
   # `again` is what the next registry is asked when this one ended before it answered.
   defp call(message, again, operation) do
-    deadline = System.monotonic_time(:millisecond) + @patience_ms
-    attempt(:first, message, again, operation, deadline)
+    attempt(:first, message, again, operation, deadline(@patience_ms))
   end
 
   defp attempt(which, message, again, operation, deadline) do
     {which, GenServer.call(Registry, message, :infinity)}
   catch
+    # The registry itself would wait for its own answer.
+    :exit, {:calling_self, _call} ->
+      {which, {:error, gone(:calling_self, operation)}}
+
     # It never got the message.
     :exit, {:noproc, _call} ->
       retry(:noproc, which, message, again, operation, deadline)
@@ -156,7 +180,7 @@ defmodule Snakepit.SharedMemory.RegistryCalls do
 
   defp retry(reason, which, message, again, operation, deadline) do
     with {:ok, _config} <- Config.fetch(operation),
-         true <- System.monotonic_time(:millisecond) < deadline || {:late, reason} do
+         true <- now() < deadline || {:late, reason} do
       receive do
       after
         @pause_ms -> attempt(which, message, again, operation, deadline)
@@ -166,6 +190,9 @@ defmodule Snakepit.SharedMemory.RegistryCalls do
       {:error, not_running} -> {which, {:error, not_running}}
     end
   end
+
+  defp deadline(patience), do: now() + patience
+  defp now, do: System.monotonic_time(:millisecond)
 
   defp gone(reason, operation) do
     Error.new(:closed, "the registry ended before it answered: #{inspect(reason, limit: 5)}",

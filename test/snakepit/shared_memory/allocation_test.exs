@@ -214,6 +214,20 @@ defmodule Snakepit.SharedMemory.AllocationTest do
       assert eventually(fn -> code(SharedMemory.get_region_info(used, place)) == :not_found end)
     end
 
+    test "the longest timeout is waited for", %{place: place} do
+      expiry = Process.whereis(Snakepit.SharedMemory.Expiry)
+      options = [timeout: 3_155_760_000_000] ++ place
+      id = SharedMemory.allocate_region!(4096, options)
+
+      assert code(SharedMemory.allocate_region(4096, [timeout: 3_155_760_000_001] ++ place)) ==
+               :invalid_option
+
+      # It has been looked at.
+      assert %{seen: %{}} = :sys.get_state(expiry)
+      assert Process.whereis(Snakepit.SharedMemory.Expiry) == expiry
+      assert SharedMemory.get_region_info!(id, place).timeout == 3_155_760_000_000
+    end
+
     test "the timeout of a name's former region is not that of its next", %{place: place} do
       SharedMemory.allocate_region!(4096, [name: "again", timeout: 50] ++ place)
       SharedMemory.deallocate_region!("again", place)

@@ -92,6 +92,8 @@ defmodule Snakepit.SharedMemory.ConfigTest do
           health_check_interval: 0,
           history_limit: 0,
           history_limit: 10_001,
+          on_limit: {:throttle, 0x1_0000_0000},
+          reference_grace: 31 * 24 * 60 * 60 * 1000,
           session_source: "Sessions"
         ] do
       assert {:error, %Error{code: :invalid_option} = error} = Config.new([{key, value}])

@@ -183,6 +183,17 @@ defmodule Snakepit.SharedMemory.RegistryTest do
     assert {:ok, ^id} = SharedMemory.deallocate_region(id, place)
   end
 
+  test "a call from the registry's own process is answered, not waited for" do
+    test = self()
+
+    :sys.replace_state(Registry, fn state ->
+      send(test, {:answer, Registry.unmap(make_ref(), :unmap_region)})
+      state
+    end)
+
+    assert_received {:answer, {:error, %Error{code: :closed, operation: :unmap_region}}}
+  end
+
   defp strange(name) do
     pid = Process.whereis(name)
 
