@@ -15,6 +15,7 @@ mod atoms;
 mod cleanup;
 mod error;
 mod handle;
+mod health;
 mod membership;
 mod reader;
 mod reaper;

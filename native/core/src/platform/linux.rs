@@ -140,6 +140,16 @@ pub(crate) fn available_space(dir: &Path) -> Option<u64> {
     Some(stat.blocks_available() as u64 * stat.fragment_size() as u64)
 }
 
+/// Bytes that the file system of `dir` has in all, and has still for us.
+pub(crate) fn space(dir: &Path) -> io::Result<(u64, u64)> {
+    let stat = statvfs::statvfs(dir)?;
+    let unit = stat.fragment_size() as u64;
+    Ok((
+        stat.blocks() as u64 * unit,
+        stat.blocks_available() as u64 * unit,
+    ))
+}
+
 /// The `huge=` option of the memory file system that holds `dir`; `None` when it has none.
 pub(crate) fn huge_option(dir: &Path) -> Option<String> {
     let dir = dir.canonicalize().ok()?;
