@@ -54,11 +54,13 @@ defmodule Snakepit.SharedMemory do
   Every function answers `{:ok, _}` or `{:error, %Snakepit.SharedMemory.Error{}}` and has a twin with
   `!` that returns the value or raises the error. Options are keyword lists or maps. All functions
   that take a region also take `:namespace` and `:dir`, for regions outside the configured ones.
+
   See `Snakepit.SharedMemory.Config` for the configuration and `Snakepit.SharedMemory.Telemetry` for the
   events.
   """
 
-  alias Snakepit.SharedMemory.{Cleanup, Error, Exchange, Inspection, Lifecycle, Reading}
+  alias Snakepit.SharedMemory.{Cleanup, Error, Exchange, Exclusive, Inspection}
+  alias Snakepit.SharedMemory.{Lifecycle, Reading}
   alias Snakepit.SharedMemory.{Region, Subscription, Writing}
 
   @typedoc "A region's id: its name in shared memory, 1 to 128 of `A-Z a-z 0-9 . _ -`."
@@ -323,6 +325,59 @@ defmodule Snakepit.SharedMemory do
   @doc "Like `handle/2`, but returns the handle or raises."
   @spec handle!(region(), options()) :: handle()
   def handle!(region, opts \\ []), do: bang(handle(region, opts))
+
+  @doc """
+  Runs `fun` while the calling process alone may write the region, and answers what it returned.
+
+  For changes that take more than one call: a value that is read, changed and written again, or
+  several writes that belong together. `fun` is given a `%Snakepit.SharedMemory.Region{}`; it, and the
+  region's id, may be written, patched and sealed by the calling process as usual. Every other
+  process of this VM is told `:segment_busy` if it writes meanwhile, however it came by the region.
+  Reads are not concerned: readers see each value as it is published.
+
+  Who asks first is served first. The right ends with `fun`, however `fun` ends: an exception, a
+  throw or an exit goes on to the caller, and the death of the process frees it as well. Inside
+  `fun` the same process may call `with_writer/3` on the same region again; the right ends with the
+  outermost call. Processes that `fun` starts do not have it.
+
+  A region of another OS process is taken over for the time of `fun`, as soon as its writer has
+  given it up or died, and is then given up again. Whether that has happened is looked at
+  after 1 ms at first, at most every 50 ms later.
+
+  Options:
+
+    * `:timeout` - milliseconds to wait at most; 0 does not wait. Default: 5,000. Then the answer is an
+      error with code `:timeout`, which names the process that has the right, or `:segment_busy`, when
+      another OS process writes the region. Two processes that wait for what the other has are
+      freed by this. A single write of another process that is under way is waited for in any case
+
+      iex> alias Snakepit.SharedMemory
+      iex> id = SharedMemory.allocate_region!(4096)
+      iex> SharedMemory.write!(id, "1")
+      iex> add = fn region ->
+      ...>   number = String.to_integer(SharedMemory.read!(region))
+      ...>   SharedMemory.write!(region, Integer.to_string(number + 1))
+      ...>   number
+      ...> end
+      iex> SharedMemory.with_writer(id, add)
+      {:ok, 1}
+      iex> SharedMemory.read(id)
+      {:ok, "2"}
+      iex> SharedMemory.with_writer!(id, [timeout: 100], fn _region ->
+      ...>   {:error, error} = Task.await(Task.async(fn -> SharedMemory.write(id, "x") end))
+      ...>   error.code
+      ...> end)
+      :segment_busy
+      iex> SharedMemory.deallocate_region!(id) == id
+      true
+  """
+  @spec with_writer(region(), options(), (Region.t() -> value)) :: result(value)
+        when value: term()
+  def with_writer(region, opts \\ [], fun), do: Exclusive.with_writer(region, opts, fun)
+
+  @doc "Like `with_writer/3`, but returns what `fun` returned or raises."
+  @spec with_writer!(region(), options(), (Region.t() -> value)) :: value when value: term()
+  def with_writer!(region, opts \\ [], fun), do: bang(with_writer(region, opts, fun))
 
   # -- what there is --------------------------------------------------------------------------
 

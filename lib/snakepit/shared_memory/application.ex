@@ -5,7 +5,7 @@ defmodule Snakepit.SharedMemory.Application do
 
   use Application
 
-  alias Snakepit.SharedMemory.{Config, Jobs, Table, Telemetry}
+  alias Snakepit.SharedMemory.{Config, Jobs, Table, Telemetry, Writers}
 
   @impl true
   def start(_type, _args) do
@@ -13,6 +13,7 @@ defmodule Snakepit.SharedMemory.Application do
       {:ok, config} ->
         Telemetry.setup()
         Table.create()
+        Writers.create_table()
         stop_with_script()
         start_tree(config)
 
@@ -43,6 +44,7 @@ defmodule Snakepit.SharedMemory.Application do
   @impl true
   def stop(_state) do
     Config.uninstall()
+    Writers.give_back_all()
     Enum.each(Table.all_mappings(), &Jobs.unmap/1)
 
     for record <- Table.records(),

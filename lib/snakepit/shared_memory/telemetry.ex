@@ -19,6 +19,7 @@ defmodule Snakepit.SharedMemory.Telemetry do
   | `[:region, :share, _]` | `Snakepit.SharedMemory.share/2` |
   | `[:region, :fetch, _]` | `Snakepit.SharedMemory.fetch/2` |
   | `[:region, :subscribe, _]` | `Snakepit.SharedMemory.subscribe/2` |
+  | `[:region, :with_writer, _]` | `Snakepit.SharedMemory.with_writer/3`, the wait and the function included |
   | `[:cleanup, :owner_down]` | a process of this VM died that owned or had mapped regions |
   | `[:cleanup, :process_ended]` | another OS process of the namespace has ended |
   | `[:cleanup, :swept]` | a sweep found something to do, or `Snakepit.SharedMemory.cleanup_regions/1` |
@@ -43,7 +44,7 @@ defmodule Snakepit.SharedMemory.Telemetry do
   @key :snakepit_shm_telemetry
 
   @cleanups ~w(owner_down process_ended swept failed)a
-  @operations ~w(allocate map unmap deallocate write read seal binary share fetch subscribe)a
+  @operations ~w(allocate map unmap deallocate write read seal binary share fetch subscribe with_writer)a
 
   @doc "Every event name that can be emitted."
   @spec events() :: [[atom()]]
