@@ -15,6 +15,9 @@ defmodule Snakepit.SharedMemory.Config do
       the periodic sweep alone, for environments without pidfd. Default: `:real_time`
     * `:cleanup_interval` - milliseconds between sweeps for what dead processes left. Default: `nil`,
       which is 1 s, and 5 s with `mode: :simulation`
+    * `:call_timeout` - milliseconds that a call waits at most for this library's own processes, and for
+      the file work that they have done; then it answers an error with code `:timeout`.
+      Default: `30_000`
     * `:grace` - milliseconds that the region of a crashed OS process waits for another to take it
       over, before it is removed. Default: `10_000`
 
@@ -37,7 +40,8 @@ defmodule Snakepit.SharedMemory.Config do
     max_total_memory: {{:integer, 4096, :infinity}, 10 * @gib},
     mode: {{:in, [:real_time, :simulation]}, :real_time},
     cleanup_interval: {{:nilable, {:integer, 1, @longest_ms}}, nil},
-    grace: {{:integer, 0, @longest_ms}, 10_000}
+    grace: {{:integer, 0, @longest_ms}, 10_000},
+    call_timeout: {{:integer, 1, @longest_ms}, 30_000}
   ]
 
   @type t :: %__MODULE__{
@@ -49,7 +53,8 @@ defmodule Snakepit.SharedMemory.Config do
           max_total_memory: pos_integer(),
           mode: :real_time | :simulation,
           cleanup_interval: pos_integer() | nil,
-          grace: non_neg_integer()
+          grace: non_neg_integer(),
+          call_timeout: pos_integer()
         }
 
   @enforce_keys Keyword.keys(@schema)

@@ -9,7 +9,7 @@ defmodule Snakepit.SharedMemory.Registry do
 
   require Logger
 
-  alias Snakepit.SharedMemory.{Config, Error, Jobs, Table, Target, Telemetry}
+  alias Snakepit.SharedMemory.{Call, Config, Error, Jobs, Table, Target, Telemetry}
   alias Snakepit.SharedMemory.Table.Record
 
   # -- client ---------------------------------------------------------------------------------
@@ -21,12 +21,15 @@ defmodule Snakepit.SharedMemory.Registry do
   @doc "Counts the region in, creates its segment with `settings`, and makes it known."
   @spec allocate(Record.t(), map(), atom()) :: {:ok, reference()} | {:error, Error.t()}
   def allocate(record, settings, operation) do
-    call({:allocate, record, settings, operation}, operation)
+    record = %{record | request: make_ref()}
+    call({:allocate, record, settings, operation}, operation, at_once: false)
   end
 
   @doc "Forgets a region of this node and removes its segment."
   @spec deallocate(Target.t(), atom()) :: :ok | {:error, Error.t()}
-  def deallocate(target, operation), do: call({:deallocate, target, operation}, operation)
+  def deallocate(target, operation) do
+    call({:deallocate, target, operation}, operation, at_once: false)
+  end
 
   @doc "Keeps a reader for reads by id, unless there is one."
   @spec put_reader(Target.key(), reference(), atom()) :: boolean() | {:error, Error.t()}
@@ -44,11 +47,45 @@ defmodule Snakepit.SharedMemory.Registry do
           {:ok, Table.mapping()} | :not_mapped | {:error, Error.t()}
   def unmap(mapping, operation), do: call({:unmap, mapping, self()}, operation)
 
-  # An exit of the registry is an answer like any other to those who call it.
-  defp call(message, operation) do
-    GenServer.call(__MODULE__, message, :infinity)
-  catch
-    :exit, {reason, _call} -> {:error, gone(reason, operation)}
+  @doc "What the registry counts, together with the tables as they were at that moment."
+  @spec audit(timeout()) :: {:ok, map()} | {:error, Call.failure()}
+  def audit(timeout), do: Call.request(__MODULE__, :audit, timeout, at_once: true)
+
+  # An exit of the registry is an answer like any other to those who call it, and so is its silence.
+  defp call(message, operation, opts \\ [at_once: true]) do
+    with {:ok, %{call_timeout: timeout}} <- Config.fetch(operation) do
+      case Call.request(__MODULE__, message, timeout, opts) do
+        {:ok, answer} -> answer
+        {:error, {:ended, reason}} -> {:error, gone(reason, operation)}
+        {:error, why} -> {:error, silent(why, message, timeout, operation)}
+      end
+    end
+  end
+
+  defp silent(:untouched, _message, timeout, operation) do
+    Error.new(:timeout, "the registry did not answer within #{timeout} ms; nothing was done",
+      operation: operation,
+      remedy: "call again; if it happens again, see what health_check/0 says"
+    )
+  end
+
+  # A region that nobody was told of must not stay.
+  defp silent(:under_way, {:allocate, record, _settings, _operation}, timeout, operation) do
+    GenServer.cast(__MODULE__, {:abandon, record.target.key, record.request})
+
+    Error.new(:timeout, "the region was not ready within #{timeout} ms, and is given up",
+      region: record.target.id,
+      operation: operation,
+      remedy: "call again, or raise :call_timeout; the memory file system may be slow or full"
+    )
+  end
+
+  defp silent(:under_way, {:deallocate, target, _operation}, timeout, operation) do
+    Error.new(:timeout, "the region was not removed within #{timeout} ms; that goes on",
+      region: target.id,
+      operation: operation,
+      remedy: "nobody finds it any more; its memory goes when the work is done"
+    )
   end
 
   defp gone(reason, operation) do
@@ -87,6 +124,15 @@ defmodule Snakepit.SharedMemory.Registry do
   end
 
   @impl true
+  def handle_call({:by, flag, message}, from, state) do
+    if Call.take(flag), do: handle_call(message, from, state), else: {:noreply, state}
+  end
+
+  def handle_call(:audit, _from, state) do
+    counted = Map.take(state, [:regions, :bytes, :processes])
+    {:reply, Map.merge(counted, Table.snapshot()), state}
+  end
+
   def handle_call({:allocate, record, settings, operation}, from, state) do
     with :ok <- unused(record, operation), :ok <- within_limits(record, operation, state) do
       token = make_ref()
@@ -160,7 +206,18 @@ defmodule Snakepit.SharedMemory.Registry do
     {:reply, {:error, :unexpected}, state}
   end
 
+  # Its creator has stopped waiting. A creation under way finds that nobody takes the segment.
   @impl true
+  def handle_cast({:abandon, key, request}, state) do
+    if Table.requested?(key, request) do
+      {record, resources} = Table.take(key)
+      if resources, do: {:ok, _} = Jobs.clean_up([resources], [])
+      {:noreply, disown(state, record)}
+    else
+      {:noreply, state}
+    end
+  end
+
   def handle_cast(message, state), do: handle_info(message, state)
 
   @impl true

@@ -20,7 +20,8 @@ defmodule Snakepit.SharedMemory.Table do
   defmodule Record do
     @moduledoc false
     @enforce_keys [:target, :size, :bytes, :slots, :owner_pid, :metadata, :state]
-    defstruct @enforce_keys
+    # `request` tells one creation under a name from another.
+    defstruct @enforce_keys ++ [:request]
 
     @type t :: %__MODULE__{
             target: Target.t(),
@@ -29,7 +30,8 @@ defmodule Snakepit.SharedMemory.Table do
             slots: pos_integer(),
             owner_pid: pid(),
             metadata: map(),
-            state: :live | {:creating, reference()}
+            state: :live | {:creating, reference()},
+            request: reference() | nil
           }
   end
 
@@ -114,6 +116,24 @@ defmodule Snakepit.SharedMemory.Table do
 
   @spec known?(Target.key()) :: boolean()
   def known?(key), do: :ets.member(@records, key)
+
+  @doc "Whether what is known under this key came of this very request."
+  @spec requested?(Target.key(), reference()) :: boolean()
+  def requested?(key, request) do
+    match?([{_key, %Record{request: ^request}}], :ets.lookup(@records, key))
+  end
+
+  @doc "All that the tables say, for an audit."
+  @spec snapshot() :: %{records: [Record.t()], live: list(), mappings: list(), counts: list()}
+  def snapshot do
+    %{
+      records: records(),
+      live: :ets.select(regions(), [{{:"$1", :_, :_}, [], [:"$1"]}]),
+      mappings:
+        :ets.select(@mappings, [{{:"$1", :"$2", :"$3", :_, :_}, [], [{{:"$1", :"$2", :"$3"}}]}]),
+      counts: :ets.tab2list(@counts)
+    }
+  end
 
   @spec put_record(Record.t()) :: true
   def put_record(record), do: :ets.insert(@records, {record.target.key, record})

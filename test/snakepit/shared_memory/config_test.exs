@@ -17,7 +17,8 @@ defmodule Snakepit.SharedMemory.ConfigTest do
              max_total_memory: 10_737_418_240,
              mode: :real_time,
              cleanup_interval: nil,
-             grace: 10_000
+             grace: 10_000,
+             call_timeout: 30_000
            }
   end
 
