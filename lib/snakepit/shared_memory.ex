@@ -55,11 +55,20 @@ defmodule Snakepit.SharedMemory do
   `!` that returns the value or raises the error. Options are keyword lists or maps. All functions
   that take a region also take `:namespace` and `:dir`, for regions outside the configured ones.
 
+  ## How long a call may take
+
+  No call waits for ever, and none exits. One that needs this library's own processes, or file work
+  that they have done (allocating, sharing, mapping, unmapping, deallocating, and the first read of
+  a region by its id), answers an error with code `:timeout` after `:call_timeout` of the
+  configuration; what it asked for is then not done, or undone. The lock that serialises creation and
+  removal in a namespace is waited for 5 s at most. A write waits for the write of another process of
+  this VM that is under way, one copy long. `with_writer/3` and `health_check/1` take a `:timeout`.
+
   See `Snakepit.SharedMemory.Config` for the configuration and `Snakepit.SharedMemory.Telemetry` for the
   events.
   """
 
-  alias Snakepit.SharedMemory.{Cleanup, Error, Exchange, Exclusive, Inspection}
+  alias Snakepit.SharedMemory.{Cleanup, Error, Exchange, Exclusive, Health, Inspection}
   alias Snakepit.SharedMemory.{Lifecycle, Reading}
   alias Snakepit.SharedMemory.{Region, Subscription, Writing}
 
@@ -465,6 +474,34 @@ defmodule Snakepit.SharedMemory do
   @doc "Like `cleanup_regions/1`, but returns the report or raises."
   @spec cleanup_regions!(options()) :: map()
   def cleanup_regions!(opts \\ []), do: bang(cleanup_regions(opts))
+
+  @doc """
+  Looks whether what this library promises holds, and says what does not.
+
+  The report is a map:
+
+    * `:status` - `:ok`; `:degraded` with a finding of severity `:warning`; `:critical` with a critical one
+    * `:findings` - each a map with `:check`, `:severity`, `:message`, `:evidence` (a map) and `:remedy`
+    * `:checked_at` - a `DateTime`; `:duration_us` - how long it took
+
+  See `Snakepit.SharedMemory.Health` for the checks. Nothing is changed or removed.
+
+  Options, besides `:namespace` and `:dir`:
+
+    * `:timeout` - milliseconds to wait at most for each of this library's processes. Default: 1,000
+
+      iex> {:ok, report} = Snakepit.SharedMemory.health_check()
+      iex> report.status in [:ok, :degraded, :critical]
+      true
+      iex> Enum.all?(report.findings, &is_binary(&1.remedy))
+      true
+  """
+  @spec health_check(options()) :: result(Health.report())
+  def health_check(opts \\ []), do: Health.check(opts, :call)
+
+  @doc "Like `health_check/1`, but returns the report or raises."
+  @spec health_check!(options()) :: Health.report()
+  def health_check!(opts \\ []), do: bang(health_check(opts))
 
   # -- changes --------------------------------------------------------------------------------
 

@@ -7,14 +7,14 @@ defmodule Snakepit.SharedMemory.Supervisor do
 
   use Supervisor
 
-  alias Snakepit.SharedMemory.{Janitor, Jobs, Membership, Registry, Writers}
+  alias Snakepit.SharedMemory.{Health, Janitor, Jobs, Membership, Registry, Writers}
 
   def start_link(config), do: Supervisor.start_link(__MODULE__, config, name: __MODULE__)
 
   @doc "Ends the children, last first; the jobs are waited for."
   @spec terminate_children(pid()) :: :ok
   def terminate_children(supervisor) do
-    Enum.each([Writers, Janitor, Membership, Registry, Jobs], fn child ->
+    Enum.each([Health.Monitor, Writers, Janitor, Membership, Registry, Jobs], fn child ->
       Supervisor.terminate_child(supervisor, Supervisor.child_spec(child, []).id)
     end)
   end
@@ -26,7 +26,8 @@ defmodule Snakepit.SharedMemory.Supervisor do
       {Registry, config},
       {Membership, config},
       {Janitor, {config, name: Janitor}},
-      Writers
+      Writers,
+      {Health.Monitor, {config, name: Health.Monitor}}
     ]
 
     Supervisor.init(children, strategy: :rest_for_one, max_restarts: 10)

@@ -20,6 +20,7 @@ defmodule Snakepit.SharedMemory.Telemetry do
   | `[:region, :fetch, _]` | `Snakepit.SharedMemory.fetch/2` |
   | `[:region, :subscribe, _]` | `Snakepit.SharedMemory.subscribe/2` |
   | `[:region, :with_writer, _]` | `Snakepit.SharedMemory.with_writer/3`, the wait and the function included |
+  | `[:health, :checked]` | `Snakepit.SharedMemory.health_check/1`, and the periodic check |
   | `[:cleanup, :owner_down]` | a process of this VM died that owned or had mapped regions |
   | `[:cleanup, :process_ended]` | another OS process of the namespace has ended |
   | `[:cleanup, :swept]` | a sweep found something to do, or `Snakepit.SharedMemory.cleanup_regions/1` |
@@ -34,6 +35,7 @@ defmodule Snakepit.SharedMemory.Telemetry do
   | `[:cleanup, :process_ended]` | `count` (1) | `namespace`, `os_pid`, `name` |
   | `[:cleanup, :swept]` | `removed`, `corrupted`, `recovered`, `cleared_readers` (counts) | `namespace`, `source`: `:janitor` or `:call`, `report` as from `cleanup_regions/1` |
   | `[:cleanup, :failed]` | `count` (1) | `namespace`, `reason` |
+  | `[:health, :checked]` | `duration` (native units), `warnings`, `critical` (counts) | `namespace`, `source`: `:monitor` or `:call`, `status`, `report` as from `health_check/1` |
   """
 
   # Called only when it is loaded.
@@ -54,7 +56,7 @@ defmodule Snakepit.SharedMemory.Telemetry do
         @prefix ++ [:region, operation, step]
       end
 
-    Enum.map(@cleanups, &(@prefix ++ [:cleanup, &1])) ++ spans
+    [@prefix ++ [:health, :checked]] ++ Enum.map(@cleanups, &(@prefix ++ [:cleanup, &1])) ++ spans
   end
 
   @doc false
@@ -115,6 +117,25 @@ defmodule Snakepit.SharedMemory.Telemetry do
   @spec cleanup_failed(String.t(), String.t()) :: :ok
   def cleanup_failed(namespace, reason) do
     cleanup(:failed, %{count: 1}, %{namespace: namespace, reason: reason})
+  end
+
+  @doc false
+  @spec health_checked(String.t(), :monitor | :call, map()) :: :ok
+  def health_checked(namespace, source, report) do
+    if enabled?() do
+      count = fn severity -> Enum.count(report.findings, &(&1.severity == severity)) end
+
+      measurements = %{
+        duration: System.convert_time_unit(report.duration_us, :microsecond, :native),
+        warnings: count.(:warning),
+        critical: count.(:critical)
+      }
+
+      metadata = %{namespace: namespace, source: source, status: report.status, report: report}
+      :telemetry.execute(@prefix ++ [:health, :checked], measurements, metadata)
+    end
+
+    :ok
   end
 
   defp cleanup(event, measurements, metadata) when event in @cleanups do
