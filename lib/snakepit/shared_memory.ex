@@ -55,13 +55,23 @@ defmodule Snakepit.SharedMemory do
   Every function answers `{:ok, _}` or `{:error, %Snakepit.SharedMemory.Error{}}` and has a twin with
   `!` that returns the value or raises the error. Options are keyword lists or maps. All functions
   that take a region also take `:namespace` and `:dir`, for regions outside the configured ones.
+
+  ## How long a call may take
+
+  No call waits for ever, and none exits. One that needs this library's own processes, or file work
+  that they have done (allocating, sharing, mapping, unmapping, deallocating, and the first read of
+  a region by its id), answers an error with code `:timeout` after `:call_timeout` of the
+  configuration; what it asked for is then not done, or undone. The lock that serialises creation and
+  removal in a namespace is waited for 5 s at most. A write waits for the write of another process of
+  this VM that is under way, one copy long. `with_writer/3` and `health_check/1` take a `:timeout`.
+
   See `Snakepit.SharedMemory.Config` for the configuration and `Snakepit.SharedMemory.Telemetry` for the
   events.
   """
 
-  alias Snakepit.SharedMemory.{Cleanup, Error, Exchange, History, Inspection, Lifecycle, Reading}
-  alias Snakepit.SharedMemory.{Recommendations, Reconfiguration, Region, Sessions, Stats}
-  alias Snakepit.SharedMemory.{Subscription, Writing}
+  alias Snakepit.SharedMemory.{Cleanup, Error, Exchange, Exclusive, Health, History, Inspection}
+  alias Snakepit.SharedMemory.{Lifecycle, Reading, Recommendations, Reconfiguration, Region}
+  alias Snakepit.SharedMemory.{Sessions, Stats, Subscription, Writing}
 
   @typedoc "A region's id: its name in shared memory, 1 to 128 of `A-Z a-z 0-9 . _ -`."
   @type id :: String.t()
@@ -339,6 +349,59 @@ defmodule Snakepit.SharedMemory do
   @spec handle!(region(), options()) :: handle()
   def handle!(region, opts \\ []), do: bang(handle(region, opts))
 
+  @doc """
+  Runs `fun` while the calling process alone may write the region, and answers what it returned.
+
+  For changes that take more than one call: a value that is read, changed and written again, or
+  several writes that belong together. `fun` is given a `%Snakepit.SharedMemory.Region{}`; it, and the
+  region's id, may be written, patched and sealed by the calling process as usual. Every other
+  process of this VM is told `:segment_busy` if it writes meanwhile, however it came by the region.
+  Reads are not concerned: readers see each value as it is published.
+
+  Who asks first is served first. The right ends with `fun`, however `fun` ends: an exception, a
+  throw or an exit goes on to the caller, and the death of the process frees it as well. Inside
+  `fun` the same process may call `with_writer/3` on the same region again; the right ends with the
+  outermost call. Processes that `fun` starts do not have it.
+
+  A region of another OS process is taken over for the time of `fun`, as soon as its writer has
+  given it up or died, and is then given up again. Whether that has happened is looked at
+  after 1 ms at first, at most every 50 ms later.
+
+  Options:
+
+    * `:timeout` - milliseconds to wait at most; 0 does not wait. Default: 5,000. Then the answer is an
+      error with code `:timeout`, which names the process that has the right, or `:segment_busy`, when
+      another OS process writes the region. Two processes that wait for what the other has are
+      freed by this. A single write of another process that is under way is waited for in any case
+
+      iex> alias Snakepit.SharedMemory
+      iex> id = SharedMemory.allocate_region!(4096)
+      iex> SharedMemory.write!(id, "1")
+      iex> add = fn region ->
+      ...>   number = String.to_integer(SharedMemory.read!(region))
+      ...>   SharedMemory.write!(region, Integer.to_string(number + 1))
+      ...>   number
+      ...> end
+      iex> SharedMemory.with_writer(id, add)
+      {:ok, 1}
+      iex> SharedMemory.read(id)
+      {:ok, "2"}
+      iex> SharedMemory.with_writer!(id, [timeout: 100], fn _region ->
+      ...>   {:error, error} = Task.await(Task.async(fn -> SharedMemory.write(id, "x") end))
+      ...>   error.code
+      ...> end)
+      :segment_busy
+      iex> SharedMemory.deallocate_region!(id) == id
+      true
+  """
+  @spec with_writer(region(), options(), (Region.t() -> value)) :: result(value)
+        when value: term()
+  def with_writer(region, opts \\ [], fun), do: Exclusive.with_writer(region, opts, fun)
+
+  @doc "Like `with_writer/3`, but returns what `fun` returned or raises."
+  @spec with_writer!(region(), options(), (Region.t() -> value)) :: value when value: term()
+  def with_writer!(region, opts \\ [], fun), do: bang(with_writer(region, opts, fun))
+
   # -- what there is --------------------------------------------------------------------------
 
   @doc """
@@ -541,6 +604,34 @@ defmodule Snakepit.SharedMemory do
   @doc "Like `recommendations/0`, but returns the list or raises."
   @spec recommendations!() :: [Recommendations.t()]
   def recommendations!, do: bang(recommendations())
+
+  @doc """
+  Looks whether what this library promises holds, and says what does not.
+
+  The report is a map:
+
+    * `:status` - `:ok`; `:degraded` with a finding of severity `:warning`; `:critical` with a critical one
+    * `:findings` - each a map with `:check`, `:severity`, `:message`, `:evidence` (a map) and `:remedy`
+    * `:checked_at` - a `DateTime`; `:duration_us` - how long it took
+
+  See `Snakepit.SharedMemory.Health` for the checks. Nothing is changed or removed.
+
+  Options, besides `:namespace` and `:dir`:
+
+    * `:timeout` - milliseconds to wait at most for each of this library's processes. Default: 1,000
+
+      iex> {:ok, report} = Snakepit.SharedMemory.health_check()
+      iex> report.status in [:ok, :degraded, :critical]
+      true
+      iex> Enum.all?(report.findings, &is_binary(&1.remedy))
+      true
+  """
+  @spec health_check(options()) :: result(Health.report())
+  def health_check(opts \\ []), do: Health.check(opts, :call)
+
+  @doc "Like `health_check/1`, but returns the report or raises."
+  @spec health_check!(options()) :: Health.report()
+  def health_check!(opts \\ []), do: bang(health_check(opts))
 
   # -- changes --------------------------------------------------------------------------------
 

@@ -86,6 +86,15 @@ defmodule Snakepit.SharedMemory.Admission do
     end
   end
 
+  @doc "Ends the waiting of an allocation that its caller has given up, if it still waits."
+  @spec abandon(Registry.t(), reference()) :: Registry.t()
+  def abandon(state, token) do
+    case Waiting.find_by(state.waiting, &(&1.request.record.token == token)) do
+      nil -> state
+      id -> drain(withdraw(state, id))
+    end
+  end
+
   defp stop_waiting(state, waiter) do
     Process.cancel_timer(waiter.timer)
     Process.demonitor(waiter.monitor, [:flush])

@@ -5,7 +5,7 @@ defmodule Snakepit.SharedMemory.Application do
 
   use Application
 
-  alias Snakepit.SharedMemory.{Config, Error, History, Jobs, Recorder, Table, Telemetry}
+  alias Snakepit.SharedMemory.{Config, Error, History, Jobs, Recorder, Table, Telemetry, Writers}
 
   @impl true
   def start(_type, _args) do
@@ -16,6 +16,7 @@ defmodule Snakepit.SharedMemory.Application do
         Table.create()
         Error.Log.create_table()
         History.create()
+        Writers.create_table()
         stop_with_script()
         start_tree(config)
 
@@ -46,6 +47,7 @@ defmodule Snakepit.SharedMemory.Application do
   @impl true
   def stop(_state) do
     Config.uninstall()
+    Writers.give_back_all()
     Enum.each(Table.all_mappings(), &Jobs.unmap/1)
 
     for record <- Table.records(),

@@ -39,6 +39,8 @@ defmodule Snakepit.SharedMemory.Config do
       before it is removed. Default: `10_000`
     * `:cleanup_interval` - time between sweeps for what dead processes left. Default: `nil`, which
       is 1 s, and 5 s with `mode: :simulation`
+    * `:call_timeout` - how long a call waits at most for this library's own processes, and for the
+      file work that they have done; then it answers an error with code `:timeout`. Default: `30_000`
     * `:mode` - how deaths of other OS processes are noticed: `:real_time` at once, `:simulation` by
       the periodic sweep alone, for environments without pidfd. Default: `:real_time`
     * `:session_source` - module that knows which sessions and workers have ended, see
@@ -117,6 +119,7 @@ defmodule Snakepit.SharedMemory.Config do
     telemetry_enabled: {:boolean, true},
     performance_monitoring: {:boolean, true},
     health_check_interval: {@interval, nil},
+    call_timeout: {{:integer, 1, @longest_timer_ms}, 30_000},
     history_limit: {{:integer, 1, 10_000}, 50},
     session_source: {:atom, Snakepit.SharedMemory.SessionSource.Snakepit}
   ]
@@ -151,6 +154,7 @@ defmodule Snakepit.SharedMemory.Config do
           telemetry_enabled: boolean(),
           performance_monitoring: boolean(),
           health_check_interval: pos_integer() | nil,
+          call_timeout: pos_integer(),
           history_limit: pos_integer(),
           session_source: module()
         }

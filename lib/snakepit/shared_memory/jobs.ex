@@ -39,17 +39,47 @@ defmodule Snakepit.SharedMemory.Jobs do
     end)
   end
 
-  @doc "Gives back what a process that died had owned and mapped."
-  @spec clean_up([{Native.writer(), Native.reader() | nil}], [Table.mapping()]) ::
+  # Nothing tells that another OS process has given its claim back or died, so it is asked again
+  # after a pause that grows up to this.
+  @ask_again_ms 50
+
+  @doc """
+  Takes the place of a segment's writer as soon as there is none, up to `deadline`, and hands the
+  outcome to `writers`, as `{:done, token, outcome}`. The message `:stop` ends it sooner.
+  """
+  @spec take_over(pid(), reference(), Native.segment(), integer()) ::
           {:ok, pid()} | {:error, term()}
-  def clean_up(regions, mappings) do
+  def take_over(writers, token, segment, deadline) do
     start(fn ->
-      Enum.each(mappings, &unmap/1)
-      Enum.each(regions, &discard_all/1)
+      outcome = keep_asking(segment, deadline, 1)
+
+      with {:ok, writer} <- outcome, :refused <- deliver(writers, token, outcome) do
+        warn(Native.release(writer))
+      else
+        {:error, _} -> deliver(writers, token, outcome)
+        :accepted -> :ok
+      end
     end)
   end
 
-  @doc "Runs `work` beside its caller, to its end."
+  defp keep_asking(segment, deadline, pause) do
+    with {:error, {:segment_busy, _, _, _}} = busy <- Native.attach_writer(segment) do
+      left = deadline - System.monotonic_time(:millisecond)
+
+      receive do
+        :stop -> busy
+        # Our supervisor ends.
+        {:EXIT, _pid, _reason} -> busy
+      after
+        max(min(pause, left), 0) ->
+          if left > 0,
+            do: keep_asking(segment, deadline, min(pause * 2, @ask_again_ms)),
+            else: busy
+      end
+    end
+  end
+
+  @doc "Has any other work on files done to its end."
   @spec run((() -> term())) :: {:ok, pid()} | {:error, term()}
   def run(work), do: start(work)
 

@@ -96,6 +96,20 @@ defmodule Snakepit.SharedMemory.Ledger do
     update(ledger, pid, &%{&1 | referred: MapSet.delete(&1.referred, {key, holder})})
   end
 
+  @doc "All that is counted, for an audit."
+  @spec audit(t()) :: %{regions: non_neg_integer(), bytes: non_neg_integer(), processes: map()}
+  def audit(ledger) do
+    {regions, bytes} = Map.get(ledger.usage, :node, {0, 0})
+
+    processes =
+      Map.new(ledger.processes, fn {pid, process} ->
+        mapped = for {key, refs} <- process.mapped, ref <- refs, do: {ref, key}
+        {pid, %{owned: process.owned, mapped: mapped}}
+      end)
+
+    %{regions: regions, bytes: bytes, processes: processes}
+  end
+
   @doc "Forgets a process that has ended, by our own monitor; what it had."
   @spec take(t(), pid(), reference()) :: {process() | nil, t()}
   def take(ledger, pid, monitor) do

@@ -105,6 +105,20 @@ defmodule Snakepit.SharedMemory.Native do
   @spec seal_dirty(writer()) :: answer(version())
   def seal_dirty(_writer), do: stub()
 
+  # The exclusive right of one BEAM process; no other's `write`, `write_at` or `seal` gets through.
+
+  @spec hold_writer(writer(), pid()) :: answer(:ok)
+  def hold_writer(_writer, _pid), do: stub()
+
+  @spec free_writer(writer(), pid()) :: answer(:ok)
+  def free_writer(_writer, _pid), do: stub()
+
+  @spec settle_writer(writer()) :: quick(:ok)
+  def settle_writer(_writer), do: stub()
+
+  @spec settle_writer_dirty(writer()) :: answer(:ok)
+  def settle_writer_dirty(_writer), do: stub()
+
   @spec writer_binary(writer()) :: answer(binary())
   def writer_binary(_writer), do: stub()
 
@@ -229,6 +243,14 @@ defmodule Snakepit.SharedMemory.Native do
 
   @spec totals() :: %{read: map(), write: map()}
   def totals, do: stub()
+
+  # -- health ---------------------------------------------------------------------------------
+
+  @spec guard_state() :: :not_installed | :in_front | :covered
+  def guard_state, do: stub()
+
+  @spec space(String.t()) :: answer(%{total: non_neg_integer(), available: non_neg_integer()})
+  def space(_dir), do: stub()
 
   # -- the library itself ---------------------------------------------------------------------
 

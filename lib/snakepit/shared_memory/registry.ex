@@ -13,7 +13,7 @@ defmodule Snakepit.SharedMemory.Registry do
 
   require Logger
 
-  alias Snakepit.SharedMemory.{Admission, Config, Error, Expiry, Jobs, Ledger, References}
+  alias Snakepit.SharedMemory.{Admission, Call, Config, Error, Expiry, Jobs, Ledger, References}
   alias Snakepit.SharedMemory.{RegistryCalls, Table, Telemetry, Waiting}
 
   def start_link(config) do
@@ -35,6 +35,10 @@ defmodule Snakepit.SharedMemory.Registry do
   defstruct [:config, ledger: %Ledger{}, jobs: %{}, monitors: %{}, waiting: Waiting.new()]
 
   @type t :: %__MODULE__{}
+
+  @doc "What the registry counts, together with the tables as they were at that moment."
+  @spec audit(timeout()) :: {:ok, map()} | {:error, Call.failure()}
+  def audit(timeout), do: Call.request(__MODULE__, :audit, timeout, at_once: true)
 
   @doc "Says that limits may have changed: who waits for room may have it now."
   @spec reconfigured() :: :ok
@@ -67,6 +71,14 @@ defmodule Snakepit.SharedMemory.Registry do
   end
 
   @impl true
+  def handle_call({:by, flag, message}, from, state) do
+    if Call.take(flag), do: handle_call(message, from, state), else: {:noreply, state}
+  end
+
+  def handle_call(:audit, _from, state) do
+    {:reply, Map.merge(Ledger.audit(state.ledger), Table.snapshot()), state}
+  end
+
   def handle_call({:allocate, record, settings, operation}, from, state) do
     {:noreply, Admission.ask(state, record, settings, operation, from)}
   end
@@ -184,6 +196,20 @@ defmodule Snakepit.SharedMemory.Registry do
 
   @impl true
   def handle_cast(:reconfigured, state), do: {:noreply, Admission.drain(state)}
+
+  # Its creator has stopped waiting. A creation under way finds that nobody takes the segment.
+  def handle_cast({:abandon, key, token}, state) do
+    case Table.record(key) do
+      {:ok, %{token: ^token}} ->
+        {record, resources} = Table.take(key)
+        if resources, do: {:ok, _} = Jobs.clean_up([resources], [])
+        {:noreply, Admission.drain(disown(state, record))}
+
+      _ ->
+        {:noreply, Admission.abandon(state, token)}
+    end
+  end
+
   def handle_cast(message, state), do: handle_info(message, state)
 
   @impl true

@@ -4,7 +4,7 @@ defmodule Snakepit.SharedMemory.RegistryCalls do
   # reference of its own, so that the registry that follows can say what became of it, and a crash
   # in the middle is seen by nobody but the one whose region was being created.
 
-  alias Snakepit.SharedMemory.{Config, Error, Native, Registry, Table, Target}
+  alias Snakepit.SharedMemory.{Call, Config, Error, Native, Registry, Table, Target}
   alias Snakepit.SharedMemory.Table.Record
 
   # How long a registry that was killed may take to be back, how long the removal of a segment that
@@ -20,8 +20,16 @@ defmodule Snakepit.SharedMemory.RegistryCalls do
     message = {:allocate, %{record | token: token}, settings, operation}
 
     case call(message, {:allocated, record.target.key, token}, operation) do
-      {:again, :unknown} -> {:error, interrupted(record, operation)}
-      answer -> plain(answer)
+      {:again, :unknown} ->
+        {:error, interrupted(record, operation)}
+
+      {_which, {:late, _how, timeout}} ->
+        # A region that nobody was told of must not stay.
+        GenServer.cast(Registry, {:abandon, record.target.key, token})
+        {:error, given_up(record, timeout, operation)}
+
+      {_which, answer} ->
+        answer
     end
   end
 
@@ -36,8 +44,11 @@ defmodule Snakepit.SharedMemory.RegistryCalls do
       {{:again, {:error, %{code: :not_found}}}, {:ok, writer, _reader}} ->
         discard(writer, target, operation)
 
+      {{_which, {:late, :under_way, timeout}}, _region} ->
+        {:error, still_going(target, timeout, operation)}
+
       {answer, _region} ->
-        plain(answer)
+        plain(answer, operation)
     end
   end
 
@@ -75,7 +86,7 @@ defmodule Snakepit.SharedMemory.RegistryCalls do
     case call({:expire, key, guard}, {:expire, key, guard}, :expire) do
       # What was removed is not there to be removed again.
       {:again, :kept} -> if Table.known?(key), do: :kept, else: :removed
-      answer -> plain(answer)
+      answer -> plain(answer, :expire)
     end
   end
 
@@ -116,7 +127,7 @@ defmodule Snakepit.SharedMemory.RegistryCalls do
         {:ok, before}
 
       {answer, _before} ->
-        plain(answer)
+        plain(answer, operation)
     end
   end
 
@@ -144,7 +155,7 @@ defmodule Snakepit.SharedMemory.RegistryCalls do
     message = fn again? -> {:unrefer, target, holder, token, again?, operation} end
     # Asked again, the registry cannot tell what it took already from what never was.
     again = message.(refers?(target, holder))
-    plain(call(message.(false), again, operation))
+    plain(call(message.(false), again, operation), operation)
   end
 
   defp refers?(%{key: key}, holder) do
@@ -154,36 +165,61 @@ defmodule Snakepit.SharedMemory.RegistryCalls do
 
   # -- calls ----------------------------------------------------------------------------------
 
-  defp idempotent(message, operation), do: plain(call(message, message, operation))
+  defp idempotent(message, operation) do
+    plain(call(message, message, operation), operation)
+  end
 
-  defp plain({_which, answer}), do: answer
+  defp plain({_which, {:late, _how, timeout}}, operation) do
+    {:error,
+     Error.new(:timeout, "the registry did not answer within #{timeout} ms; nothing was done",
+       operation: operation,
+       remedy: "call again; if it happens again, see what health_check/1 says"
+     )}
+  end
+
+  defp plain({_which, answer}, _operation), do: answer
 
   # `again` is what the next registry is asked when this one ended before it answered.
   defp call(message, again, operation) do
-    attempt(:first, message, again, operation, deadline(@patience_ms))
+    with {:ok, config} <- Config.fetch(operation),
+         true <- Process.whereis(Registry) != self() || :calling_self do
+      timeout = config.call_timeout + throttled(message, config)
+      times = %{back: deadline(@patience_ms), answered: deadline(timeout), timeout: timeout}
+      attempt(:first, message, again, operation, times)
+    else
+      # It would wait for its own answer.
+      :calling_self -> {:first, {:error, gone(:calling_self, operation)}}
+      {:error, not_running} -> {:first, {:error, not_running}}
+    end
   end
 
-  defp attempt(which, message, again, operation, deadline) do
-    {which, GenServer.call(Registry, message, :infinity)}
-  catch
-    # The registry itself would wait for its own answer.
-    :exit, {:calling_self, _call} ->
-      {which, {:error, gone(:calling_self, operation)}}
+  # An allocation may have to wait for room first.
+  defp throttled({:allocate, _, _, _}, %{on_limit: {:throttle, wait}}), do: wait
+  defp throttled(_message, _config), do: 0
 
-    # It never got the message.
-    :exit, {:noproc, _call} ->
-      retry(:noproc, which, message, again, operation, deadline)
+  # Those two are answered by a job, all others by the callback that takes them.
+  defp at_once?({:allocate, _, _, _}), do: false
+  defp at_once?({:deallocate, _, _}), do: false
+  defp at_once?(_message), do: true
 
-    :exit, {reason, _call} ->
-      retry(reason, :again, again, again, operation, deadline)
+  defp attempt(which, message, again, operation, times) do
+    left = max(times.answered - now(), 0)
+
+    case Call.request(Registry, message, left, at_once: at_once?(message)) do
+      {:ok, answer} -> {which, answer}
+      # It never got the message.
+      {:error, {:ended, :noproc}} -> retry(:noproc, which, message, again, operation, times)
+      {:error, {:ended, reason}} -> retry(reason, :again, again, again, operation, times)
+      {:error, how} -> {which, {:late, how, times.timeout}}
+    end
   end
 
-  defp retry(reason, which, message, again, operation, deadline) do
+  defp retry(reason, which, message, again, operation, times) do
     with {:ok, _config} <- Config.fetch(operation),
-         true <- now() < deadline || {:late, reason} do
+         true <- now() < times.back || {:late, reason} do
       receive do
       after
-        @pause_ms -> attempt(which, message, again, operation, deadline)
+        @pause_ms -> attempt(which, message, again, operation, times)
       end
     else
       {:late, reason} -> {which, {:error, gone(reason, operation)}}
@@ -198,6 +234,22 @@ defmodule Snakepit.SharedMemory.RegistryCalls do
     Error.new(:closed, "the registry ended before it answered: #{inspect(reason, limit: 5)}",
       operation: operation,
       remedy: "call again; it is restarted and knows all regions it knew"
+    )
+  end
+
+  defp given_up(record, timeout, operation) do
+    Error.new(:timeout, "the region was not ready within #{timeout} ms, and is given up",
+      region: record.target.id,
+      operation: operation,
+      remedy: "call again, or raise :call_timeout; the memory file system may be slow or full"
+    )
+  end
+
+  defp still_going(target, timeout, operation) do
+    Error.new(:timeout, "the region was not removed within #{timeout} ms; that goes on",
+      region: target.id,
+      operation: operation,
+      remedy: "nobody finds it any more; its memory goes when the work is done"
     )
   end
 

@@ -7,15 +7,17 @@ defmodule Snakepit.SharedMemory.Supervisor do
 
   use Supervisor
 
-  alias Snakepit.SharedMemory.{Clock, Error, Expiry, Janitor, Jobs, Membership, Reconfiguration}
-  alias Snakepit.SharedMemory.Registry
+  alias Snakepit.SharedMemory.{Clock, Error, Expiry, Health, Janitor, Jobs, Membership}
+  alias Snakepit.SharedMemory.{Reconfiguration, Registry, Writers}
 
   def start_link(config), do: Supervisor.start_link(__MODULE__, config, name: __MODULE__)
 
   @doc "Ends the children, last first; the jobs are waited for."
   @spec terminate_children(pid()) :: :ok
   def terminate_children(supervisor) do
-    last_first = [Clock, Error.Log, Reconfiguration, Janitor, Membership, Expiry, Registry, Jobs]
+    last_first =
+      [Clock, Error.Log, Reconfiguration, Health.Monitor, Writers] ++
+        [Janitor, Membership, Expiry, Registry, Jobs]
 
     Enum.each(last_first, fn child ->
       Supervisor.terminate_child(supervisor, Supervisor.child_spec(child, []).id)
@@ -30,6 +32,8 @@ defmodule Snakepit.SharedMemory.Supervisor do
       {Expiry, config},
       {Membership, config},
       {Janitor, {config, name: Janitor}},
+      Writers,
+      {Health.Monitor, {config, name: Health.Monitor}},
       {Reconfiguration, config},
       {Error.Log, config},
       Clock

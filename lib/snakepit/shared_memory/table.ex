@@ -209,6 +209,19 @@ defmodule Snakepit.SharedMemory.Table do
   @spec known?(Target.key()) :: boolean()
   def known?(key), do: :ets.member(@records, key)
 
+  @doc "All that the tables say, for an audit."
+  @spec snapshot() :: %{required(atom()) => list()}
+  def snapshot do
+    %{
+      records: records(),
+      live: :ets.select(regions(), [{{:"$1", :_, :_}, [], [:"$1"]}]),
+      mappings:
+        :ets.select(@mappings, [{{:"$1", :"$2", :"$3", :_, :_}, [], [{{:"$1", :"$2", :"$3"}}]}]),
+      references: for({{key, _holder}, _pid, n, _token} <- all_references(), do: {key, n}),
+      counts: :ets.tab2list(@counts)
+    }
+  end
+
   @spec put_record(Record.t()) :: true
   def put_record(record) do
     if record.timeout, do: :ets.insert_new(@uses, {record.target.key, 0})

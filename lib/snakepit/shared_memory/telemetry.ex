@@ -20,6 +20,8 @@ defmodule Snakepit.SharedMemory.Telemetry do
   | `[:region, :share, _]` | `Snakepit.SharedMemory.share/2` |
   | `[:region, :fetch, _]` | `Snakepit.SharedMemory.fetch/2` |
   | `[:region, :subscribe, _]` | `Snakepit.SharedMemory.subscribe/2` |
+  | `[:region, :with_writer, _]` | `Snakepit.SharedMemory.with_writer/3`, the wait and the function included |
+  | `[:health, :checked]` | `Snakepit.SharedMemory.health_check/1`, and the periodic check |
   | `[:cleanup, :owner_down]` | a process of this VM died that owned or had mapped regions |
   | `[:cleanup, :process_ended]` | another OS process of the namespace has ended |
   | `[:cleanup, :swept]` | a sweep found something to do, or `Snakepit.SharedMemory.cleanup_regions/1` |
@@ -46,6 +48,7 @@ defmodule Snakepit.SharedMemory.Telemetry do
   | `[:cleanup, :expired]` | `count` (1), `bytes` | `region`, `reason`: `:idle` or `:unreferenced` |
   | `[:cleanup, :released]` | `regions`, `failed` (counts), `bytes` | `kind`: `:session` or `:worker`, `id` |
   | `[:limit, _]` | `used`, `maximum` (in `unit`) | `limit` (the key of the configuration), `scope`: `:node`, `{:process, pid}` or `{:session, id}`, `unit`: `:regions` or `:bytes`, `recommendation` |
+  | `[:health, :checked]` | `duration` (native units), `warnings`, `critical` (counts) | `namespace`, `source`: `:monitor` or `:call`, `status`, `report` as from `health_check/1` |
   """
 
   alias Snakepit.SharedMemory.Recorder
@@ -67,7 +70,7 @@ defmodule Snakepit.SharedMemory.Telemetry do
   ]
 
   # Each is a span, emitted with `span/4`, and has a row in the table as well.
-  @operations ~w(allocate map unmap deallocate write read seal binary share fetch subscribe)a
+  @operations ~w(allocate map unmap deallocate write read seal binary share fetch subscribe with_writer)a
 
   @doc "Every event name that can be emitted."
   @spec events() :: [[atom()]]
@@ -166,6 +169,21 @@ defmodule Snakepit.SharedMemory.Telemetry do
   def cleanup_failed(namespace, reason) do
     Recorder.event(:failed)
     cleanup(:failed, %{count: 1}, %{namespace: namespace, reason: reason})
+  end
+
+  @doc false
+  @spec health_checked(String.t(), :monitor | :call, map()) :: :ok
+  def health_checked(namespace, source, report) do
+    count = fn severity -> Enum.count(report.findings, &(&1.severity == severity)) end
+
+    measurements = %{
+      duration: System.convert_time_unit(report.duration_us, :microsecond, :native),
+      warnings: count.(:warning),
+      critical: count.(:critical)
+    }
+
+    metadata = %{namespace: namespace, source: source, status: report.status, report: report}
+    emit(:health, :checked, measurements, metadata)
   end
 
   @doc false

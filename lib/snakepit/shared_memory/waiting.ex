@@ -56,6 +56,14 @@ defmodule Snakepit.SharedMemory.Waiting do
     end
   end
 
+  @doc "The first waiter of which `wanted?` holds."
+  @spec find_by(t(), (waiter() -> boolean())) :: id() | nil
+  def find_by(waiting, wanted?) do
+    waiting.queue
+    |> :gb_trees.to_list()
+    |> Enum.find_value(fn {id, waiter} -> if wanted?.(waiter), do: id end)
+  end
+
   @doc "The oldest waiter that there is room for now and that overtakes nobody, taken out."
   @spec next(t(), Limits.usage(), Config.t()) :: {waiter(), t()} | {nil, t()}
   def next(waiting, usage, config) do

@@ -6,6 +6,7 @@ pub use crate::discovery::{
     SegmentChange, SegmentDiscovery, SegmentInfo, SegmentWatch, list_segments,
 };
 pub use crate::handle::Handle;
+pub use crate::health::{GuardState, Space, guard_state, space};
 pub use crate::inspect::{ReaderReport, SegmentReport, SlotReport};
 pub use crate::lifecycle::{CleanupItem, CleanupOptions, CleanupReport, cleanup_orphaned_segments};
 pub use crate::loan::{Loan, OwnedLoan};

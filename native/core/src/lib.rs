@@ -52,6 +52,8 @@ mod discovery;
 #[cfg(not(loom))]
 mod handle;
 #[cfg(not(loom))]
+mod health;
+#[cfg(not(loom))]
 mod inspect;
 #[cfg(not(loom))]
 mod lifecycle;

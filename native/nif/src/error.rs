@@ -11,6 +11,8 @@ use crate::atoms;
 pub enum Failure {
     /// Refused by the core: `{code, message, segment | nil, remedy}`.
     Shm(ShmError),
+    /// Another process of this VM has the exclusive right to write the segment of this name.
+    Held(String),
     /// Too much for a normal scheduler, or a lock is held: call the `_dirty` twin.
     Dirty,
 }
@@ -31,6 +33,13 @@ impl Encoder for Failure {
     fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
         match self {
             Self::Dirty => atoms::dirty().encode(env),
+            Self::Held(name) => {
+                let message = format!(
+                    "segment busy: another process of this VM has the right to write {name}"
+                );
+                let remedy = "wait for the right by with_writer/3; its holder's death frees it";
+                (atoms::segment_busy(), message, name, remedy).encode(env)
+            }
             Self::Shm(error) => {
                 let message = error.to_string();
                 (code(env, error), message, error.segment(), error.remedy()).encode(env)

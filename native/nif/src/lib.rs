@@ -16,6 +16,7 @@ mod capabilities;
 mod cleanup;
 mod error;
 mod handle;
+mod health;
 mod membership;
 mod reader;
 mod reaper;

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 
 use arc_swap::{ArcSwapOption, Guard};
-use rustler::{Binary, Env, Resource, ResourceArc, Term};
+use rustler::{Binary, Encoder, Env, LocalPid, Resource, ResourceArc, Term};
 use snakepit_shm::{SealedView, SegmentReader, SegmentWriter, ShmError};
 
 use crate::error::{Answer, Failure};
@@ -14,10 +14,18 @@ use crate::tally::{Meter, Stripe, Tally};
 pub struct WriterResource {
     name: String,
     capacity: usize,
+    /// The term of the process that alone may write; 0 = any may. Set without the lock, so that this
+    /// never waits; looked at under it, so that whoever has had the lock since knows of it.
+    holder: AtomicU64,
     writer: Mutex<Option<SegmentWriter>>,
     written: Stripe,
     viewed: Stripe,
     value_bytes: AtomicU64,
+}
+
+/// The term of a local pid is one word, the same in every process.
+fn word(env: Env<'_>, pid: LocalPid) -> u64 {
+    pid.encode(env).as_c_arg() as u64
 }
 
 #[rustler::resource_impl]
@@ -29,6 +37,7 @@ impl WriterResource {
         ResourceArc::new(Self {
             name: writer.name().to_owned(),
             capacity: writer.capacity(),
+            holder: AtomicU64::new(0),
             writer: Mutex::new(Some(writer)),
             written: Stripe::default(),
             viewed: Stripe::default(),
@@ -48,6 +57,38 @@ impl WriterResource {
     /// Runs `work` when the writer is free: for dirty schedulers. A holder keeps it for one copy.
     pub fn with<T>(&self, work: impl FnOnce(&mut SegmentWriter) -> Answer<T>) -> Answer<T> {
         self.run(self.lock(), work)
+    }
+
+    /// Gives `pid` alone the right to write, unless another has it. A write that is under way goes on.
+    pub fn hold(&self, env: Env<'_>, pid: LocalPid) -> Answer<()> {
+        let pid = word(env, pid);
+        // SeqCst, here and below: rare, and easy to be sure of.
+        match self
+            .holder
+            .compare_exchange(0, pid, Ordering::SeqCst, Ordering::SeqCst)
+        {
+            Err(holder) if holder != pid => Err(Failure::Held(self.name.clone())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes the right back from `pid`, if it has it.
+    pub fn free(&self, env: Env<'_>, pid: LocalPid) {
+        let pid = word(env, pid);
+        let _ = self
+            .holder
+            .compare_exchange(pid, 0, Ordering::SeqCst, Ordering::SeqCst);
+    }
+
+    /// Whether the calling process may write; to be asked under the lock.
+    pub fn check_right(&self, env: Env<'_>) -> Answer<()> {
+        // Acquire pairs with `hold`; the lock orders the rest.
+        let holder = self.holder.load(Ordering::Acquire);
+        if holder == 0 || holder == word(env, env.pid()) {
+            Ok(())
+        } else {
+            Err(Failure::Held(self.name.clone()))
+        }
     }
 
     /// Name of the segment, known without the writer.

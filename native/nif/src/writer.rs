@@ -1,6 +1,6 @@
 //! Calls on a writer.
 
-use rustler::{Atom, Binary, Env, NifResult, Term};
+use rustler::{Atom, Binary, Env, LocalPid, NifResult, Term};
 use snakepit_shm::{SegmentWriter, ShmError};
 
 use crate::error::{Answer, Failure};
@@ -38,8 +38,9 @@ fn write_within(
         Err(error) => return Ok(Err(error.into())),
     };
     let meter = Meter::write();
+    let env = data.get_env();
     if let Ok(binary) = Binary::from_term(data) {
-        return Ok(locked(writer, budget, binary.len(), |segment| {
+        return Ok(locked(env, writer, budget, binary.len(), |segment| {
             let version = segment.write_described(&binary, &descriptor)?;
             writer.wrote(meter, binary.len(), binary.len(), true);
             Ok(version)
@@ -52,7 +53,7 @@ fn write_within(
         Err(Refusal::TooLong(len)) => return Ok(Err(too_long(writer, len))),
         Err(Refusal::OverBudget) => return Ok(Err(over_budget(budget))),
     };
-    Ok(locked(writer, budget, fragments.len(), |segment| {
+    Ok(locked(env, writer, budget, fragments.len(), |segment| {
         let version = segment.write_vectored(&fragments.slices(), &descriptor)?;
         writer.wrote(meter, fragments.len(), fragments.len(), true);
         Ok(version)
@@ -83,7 +84,9 @@ fn over_budget(budget: Budget) -> Failure {
 }
 
 /// Runs `work` now if it is small and the writer free, or refuses so that the dirty twin is called.
+/// Refuses for good while another process has the exclusive right to write.
 fn locked<T>(
+    env: Env<'_>,
     writer: &WriterResource,
     budget: Budget,
     bytes: usize,
@@ -92,6 +95,10 @@ fn locked<T>(
     if bytes > budget.bytes {
         return Err(Failure::Dirty);
     }
+    let work = |segment: &mut SegmentWriter| {
+        writer.check_right(env)?;
+        work(segment)
+    };
     if budget.dirty() {
         writer.with(work)
     } else {
@@ -100,17 +107,23 @@ fn locked<T>(
 }
 
 #[rustler::nif]
-fn write_at(writer: &WriterResource, offset: u64, data: Binary<'_>) -> Answer<u64> {
-    write_at_within(writer, offset, &data, Budget::NORMAL)
+fn write_at(env: Env<'_>, writer: &WriterResource, offset: u64, data: Binary<'_>) -> Answer<u64> {
+    write_at_within(env, writer, offset, &data, Budget::NORMAL)
 }
 
 #[rustler::nif(schedule = "DirtyCpu")]
-fn write_at_dirty(writer: &WriterResource, offset: u64, data: Binary<'_>) -> Answer<u64> {
-    write_at_within(writer, offset, &data, Budget::DIRTY)
+fn write_at_dirty(
+    env: Env<'_>,
+    writer: &WriterResource,
+    offset: u64,
+    data: Binary<'_>,
+) -> Answer<u64> {
+    write_at_within(env, writer, offset, &data, Budget::DIRTY)
 }
 
 /// A patch may carry the rest of the previous value over, so the capacity bounds the work.
 fn write_at_within(
+    env: Env<'_>,
     writer: &WriterResource,
     offset: u64,
     data: &Binary<'_>,
@@ -118,7 +131,7 @@ fn write_at_within(
 ) -> Answer<u64> {
     let offset = usize::try_from(offset).unwrap_or(usize::MAX);
     let meter = Meter::write();
-    locked(writer, budget, writer.capacity(), |segment| {
+    locked(env, writer, budget, writer.capacity(), |segment| {
         let version = segment.write_at(offset, data)?;
         writer.wrote(meter, data.len(), offset + data.len(), false);
         Ok(version)
@@ -126,18 +139,49 @@ fn write_at_within(
 }
 
 #[rustler::nif]
-fn seal(writer: &WriterResource) -> Answer<u64> {
-    writer.try_with(seal_now)
+fn seal(env: Env<'_>, writer: &WriterResource) -> Answer<u64> {
+    writer.try_with(|segment| {
+        writer.check_right(env)?;
+        seal_now(segment)
+    })
 }
 
 #[rustler::nif(schedule = "DirtyCpu")]
-fn seal_dirty(writer: &WriterResource) -> Answer<u64> {
-    writer.with(seal_now)
+fn seal_dirty(env: Env<'_>, writer: &WriterResource) -> Answer<u64> {
+    writer.with(|segment| {
+        writer.check_right(env)?;
+        seal_now(segment)
+    })
 }
 
 fn seal_now(writer: &mut SegmentWriter) -> Answer<u64> {
     writer.seal()?;
     Ok(writer.current_version())
+}
+
+/// Gives one process of this VM the exclusive right to write; never waits.
+#[rustler::nif]
+fn hold_writer(env: Env<'_>, writer: &WriterResource, pid: LocalPid) -> Answer<Atom> {
+    writer.hold(env, pid)?;
+    Ok(rustler::types::atom::ok())
+}
+
+/// Takes that right back, if that process has it; never waits.
+#[rustler::nif]
+fn free_writer(env: Env<'_>, writer: &WriterResource, pid: LocalPid) -> Answer<Atom> {
+    writer.free(env, pid);
+    Ok(rustler::types::atom::ok())
+}
+
+/// Answers when no write is under way that began before.
+#[rustler::nif]
+fn settle_writer(writer: &WriterResource) -> Answer<Atom> {
+    writer.try_with(|_| Ok(rustler::types::atom::ok()))
+}
+
+#[rustler::nif(schedule = "DirtyCpu")]
+fn settle_writer_dirty(writer: &WriterResource) -> Answer<Atom> {
+    writer.with(|_| Ok(rustler::types::atom::ok()))
 }
 
 /// Zero-copy binary of a sealed segment, from the writer's own mapping.

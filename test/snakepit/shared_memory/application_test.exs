@@ -26,6 +26,8 @@ defmodule Snakepit.SharedMemory.ApplicationTest do
       fn -> SharedMemory.get_region_info("x", place) end,
       fn -> SharedMemory.list_regions(place) end,
       fn -> SharedMemory.cleanup_regions(place) end,
+      fn -> SharedMemory.health_check(place) end,
+      fn -> SharedMemory.with_writer("x", place, fn region -> region end) end,
       fn -> SharedMemory.subscribe("x", place) end,
       fn -> SharedMemory.reconfigure(grace: 1) end,
       fn -> SharedMemory.release_session("x") end,

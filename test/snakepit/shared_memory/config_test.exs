@@ -39,6 +39,7 @@ defmodule Snakepit.SharedMemory.ConfigTest do
              telemetry_enabled: true,
              performance_monitoring: true,
              health_check_interval: nil,
+             call_timeout: 30_000,
              history_limit: 50,
              session_source: Snakepit.SharedMemory.SessionSource.Snakepit
            }

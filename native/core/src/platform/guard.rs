@@ -224,16 +224,43 @@ fn pass_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::
     }
 }
 
+/// Who is asked first when a mapping loses its pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GuardState {
+    /// Nothing has been mapped yet that would need the guard.
+    NotInstalled,
+    /// The guard.
+    InFront,
+    /// A handler that somebody installed over the guard; the next attach puts the guard in front again.
+    Covered,
+}
+
+/// Who is asked first now.
+pub(crate) fn state() -> GuardState {
+    if current_handler().sa_sigaction == on_sigbus as *const () as usize {
+        GuardState::InFront
+    } else if PREVIOUS.load(Ordering::Acquire).is_null() {
+        GuardState::NotInstalled
+    } else {
+        GuardState::Covered
+    }
+}
+
+fn current_handler() -> libc::sigaction {
+    // SAFETY: a zeroed sigaction is valid to be written over.
+    let mut current: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: only asks.
+    unsafe { libc::sigaction(libc::SIGBUS, ptr::null(), &raw mut current) };
+    current
+}
+
 /// Installs the handler, or puts it back in front of one that was installed over it.
 fn install() {
     let Ok(_one_at_a_time) = INSTALLING.try_lock() else {
         return; // somebody is at it (or was, in the parent of this fork)
     };
     super::keep_loaded();
-    // SAFETY: a zeroed sigaction is valid to be written over.
-    let mut current: libc::sigaction = unsafe { std::mem::zeroed() };
-    // SAFETY: only asks.
-    unsafe { libc::sigaction(libc::SIGBUS, ptr::null(), &raw mut current) };
+    let current = current_handler();
     let ours = on_sigbus as *const () as usize;
     if current.sa_sigaction == ours {
         return;

@@ -1,0 +1,112 @@
+defmodule Snakepit.SharedMemory.Health.Segments do
+  @moduledoc false
+  # What the registry knows is in shared memory, whole, and ours; and nothing else is left there.
+  #
+  # One listing serves all regions. Only what looks wrong in it is looked at again, for regions come
+  # and go meanwhile: a finding is of a region that was there, under the same record, before and after.
+
+  alias Snakepit.SharedMemory.{Config, Health, Native, Table, Target}
+
+  @spec check({:ok, map()} | {:error, term()}, Target.t()) :: [Health.finding()]
+  def check({:error, reason}, _place), do: Health.unchecked(:segments, reason)
+
+  def check({:ok, audit}, place) do
+    records = Enum.filter(audit.records, &(&1.state == :live and in?(&1.target, place)))
+
+    listed =
+      case Native.list(place.namespace, place.dir) do
+        {:ok, reports} -> Map.new(reports, &{&1.id, &1})
+        # Then each is looked at alone, and says what is wrong.
+        {:error, _failure} -> %{}
+      end
+
+    for record <- records,
+        wrong(record, listed[record.target.id]) != nil,
+        {message, evidence, remedy} <- List.wrap(look_again(record)) do
+      evidence = Map.put(evidence, :region, record.target.id)
+      Health.finding(:segments, :critical, message, evidence, remedy)
+    end
+  end
+
+  defp in?(target, place), do: target.namespace == place.namespace and target.dir == place.dir
+
+  defp look_again(record) do
+    found =
+      case Native.inspect_segment(Target.native(record.target)) do
+        {:ok, report} -> wrong(record, report)
+        {:error, {code, message, _segment, remedy}} -> {message, %{code: code}, remedy}
+      end
+
+    # Not if it was removed meanwhile, or its name is another's.
+    %{token: token} = record
+    if match?({:ok, %{token: ^token}}, Table.record(record.target.key)), do: found
+  end
+
+  defp wrong(_record, nil), do: :not_listed
+
+  defp wrong(%{target: %{key: key, id: id}}, report) do
+    writer = report.platform_handle.writer_pid
+    mappings = Table.mappings(key)
+
+    cond do
+      Integer.to_string(writer) != System.pid() ->
+        {"region #{id} is ours, but process #{writer} is its writer", %{writer_pid: writer},
+         "deallocate it here; the other process took it over, or its file was damaged"}
+
+      mappings > 0 and report.reader_count == 0 ->
+        {"region #{id} is mapped here, but its table of readers is empty", %{mappings: mappings},
+         "unmap it and map it again; the file was damaged, and its memory may go too early"}
+
+      true ->
+        nil
+    end
+  end
+
+  # A sweep may be due at this very moment.
+  @margin_ms 1_000
+  @default_interval_ms %{real_time: 1_000, simulation: 5_000}
+
+  @spec orphans(Target.t(), Config.t()) :: [Health.finding()]
+  def orphans(place, config) do
+    interval = config.cleanup_interval || @default_interval_ms[config.mode]
+
+    wanted = %{
+      namespace: place.namespace,
+      dir: place.dir,
+      grace: config.grace + interval + @margin_ms,
+      min_age: 0,
+      module: nil,
+      pattern: nil,
+      dry_run: true,
+      corrupted: false
+    }
+
+    case Native.cleanup(wanted) do
+      {:ok, report} ->
+        left(report.removed) ++ corrupted(report.corrupted)
+
+      {:error, {code, message, _segment, remedy}} ->
+        said = "the namespace cannot be looked through: #{message}"
+        [Health.finding(:orphans, :warning, said, %{code: code}, remedy)]
+    end
+  end
+
+  defp left([]), do: []
+
+  defp left(items) do
+    message = "#{length(items)} regions are left that nobody uses"
+    [Health.finding(:orphans, :warning, message, evidence(items), "call cleanup_regions/1")]
+  end
+
+  defp corrupted([]), do: []
+
+  defp corrupted(items) do
+    message = "#{length(items)} regions are corrupted"
+    remedy = "call cleanup_regions(corrupted: true)"
+    [Health.finding(:orphans, :warning, message, evidence(items), remedy)]
+  end
+
+  defp evidence(items) do
+    %{regions: Health.some(items), bytes: items |> Enum.map(& &1.bytes) |> Enum.sum()}
+  end
+end
