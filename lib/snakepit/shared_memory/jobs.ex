@@ -83,6 +83,16 @@ defmodule Snakepit.SharedMemory.Jobs do
   @spec run((() -> term())) :: {:ok, pid()} | {:error, term()}
   def run(work), do: start(work)
 
+  @doc "Gives back what a process that died had owned and mapped."
+  @spec clean_up([{Native.writer(), Native.reader() | nil}], [Table.mapping()]) ::
+          {:ok, pid()} | {:error, term()}
+  def clean_up(regions, mappings) do
+    start(fn ->
+      Enum.each(mappings, &unmap/1)
+      Enum.each(regions, &discard_all/1)
+    end)
+  end
+
   @doc "Closes one mapping, and gives back the writer's claim that it may hold."
   @spec unmap(Table.mapping()) :: Native.answer(:ok)
   def unmap({_ref, _key, _pid, reader, writer}) do
