@@ -20,7 +20,7 @@ defmodule Snakepit.SharedMemory.Config do
     * `:default_timeout` - milliseconds without use after which a region is removed, where
       `allocate_region/2` says nothing else; `nil` is never. Default: `nil`
     * `:reference_grace` - milliseconds that a region with `cleanup_policy: :reference_counted`
-      stays after its last reference has gone. Default: `5_000`
+      stays after its last reference has gone. Default: `10_000`
     * `:max_regions_per_process`, `:max_memory_per_process` - regions that one process may own, and
       their bytes, counting every slot; `nil` is no limit. Default: `nil`
     * `:max_regions_per_session`, `:max_memory_per_session` - the same for the regions of a session.
@@ -54,7 +54,7 @@ defmodule Snakepit.SharedMemory.Config do
     cleanup_interval: {{:nilable, {:integer, 1, @longest_ms}}, nil},
     grace: {{:integer, 0, @longest_ms}, 10_000},
     default_timeout: {{:nilable, {:integer, 1, @longest_ms}}, nil},
-    reference_grace: {{:integer, 0, @longest_timer_ms}, 5_000},
+    reference_grace: {{:integer, 0, @longest_timer_ms}, 10_000},
     max_regions_per_process: {{:nilable, {:integer, 1, :infinity}}, nil},
     max_memory_per_process: {{:nilable, {:integer, 4096, :infinity}}, nil},
     max_regions_per_session: {{:nilable, {:integer, 1, :infinity}}, nil},

@@ -36,10 +36,6 @@ defmodule Snakepit.SharedMemory.Registry do
 
   @type t :: %__MODULE__{}
 
-  @doc "Says that limits may have changed: who waits for room may have it now."
-  @spec reconfigured() :: :ok
-  def reconfigured, do: GenServer.cast(__MODULE__, :reconfigured)
-
   @doc "The configuration of now; while the application starts, that which it starts with."
   @spec config(t()) :: Config.t()
   def config(state) do
@@ -62,7 +58,7 @@ defmodule Snakepit.SharedMemory.Registry do
     Enum.each(creating, &Table.take(&1.target.key))
     Table.recount()
     ledger = Ledger.rebuild(live, Table.all_mappings(), Table.all_references())
-    Enum.each(live, &References.check(&1.target.key))
+    for %{policy: :reference_counted} = record <- live, do: References.check(record.target.key)
     {:noreply, %{state | ledger: ledger}}
   end
 
@@ -172,6 +168,11 @@ defmodule Snakepit.SharedMemory.Registry do
     end
   end
 
+  # With other limits, who waits for room may have it now.
+  def handle_call({:reconfigure, config}, _from, state) do
+    {:reply, :ok, Admission.drain(%{state | config: config})}
+  end
+
   def handle_call(message, {pid, _tag}, state) do
     shown = inspect(message, limit: 5)
     Logger.warning("shared memory registry: unexpected call from #{inspect(pid)}: #{shown}")
@@ -179,7 +180,6 @@ defmodule Snakepit.SharedMemory.Registry do
   end
 
   @impl true
-  def handle_cast(:reconfigured, state), do: {:noreply, Admission.drain(state)}
   def handle_cast(message, state), do: handle_info(message, state)
 
   @impl true

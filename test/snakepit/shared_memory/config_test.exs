@@ -19,7 +19,7 @@ defmodule Snakepit.SharedMemory.ConfigTest do
              cleanup_interval: nil,
              grace: 10_000,
              default_timeout: nil,
-             reference_grace: 5_000,
+             reference_grace: 10_000,
              max_regions_per_process: nil,
              max_memory_per_process: nil,
              max_regions_per_session: nil,
