@@ -40,10 +40,6 @@ defmodule Snakepit.SharedMemory.Registry do
   @spec audit(timeout()) :: {:ok, map()} | {:error, Call.failure()}
   def audit(timeout), do: Call.request(__MODULE__, :audit, timeout, at_once: true)
 
-  @doc "Says that limits may have changed: who waits for room may have it now."
-  @spec reconfigured() :: :ok
-  def reconfigured, do: GenServer.cast(__MODULE__, :reconfigured)
-
   @doc "The configuration of now; while the application starts, that which it starts with."
   @spec config(t()) :: Config.t()
   def config(state) do
@@ -66,7 +62,7 @@ defmodule Snakepit.SharedMemory.Registry do
     Enum.each(creating, &Table.take(&1.target.key))
     Table.recount()
     ledger = Ledger.rebuild(live, Table.all_mappings(), Table.all_references())
-    Enum.each(live, &References.check(&1.target.key))
+    for %{policy: :reference_counted} = record <- live, do: References.check(record.target.key)
     {:noreply, %{state | ledger: ledger}}
   end
 
@@ -184,8 +180,9 @@ defmodule Snakepit.SharedMemory.Registry do
     end
   end
 
+  # With other limits, who waits for room may have it now.
   def handle_call({:reconfigure, config}, _from, state) do
-    {:reply, :ok, %{state | config: config}}
+    {:reply, :ok, Admission.drain(%{state | config: config})}
   end
 
   def handle_call(message, {pid, _tag}, state) do
@@ -195,8 +192,6 @@ defmodule Snakepit.SharedMemory.Registry do
   end
 
   @impl true
-  def handle_cast(:reconfigured, state), do: {:noreply, Admission.drain(state)}
-
   # Its creator has stopped waiting. A creation under way finds that nobody takes the segment.
   def handle_cast({:abandon, key, token}, state) do
     case Table.record(key) do

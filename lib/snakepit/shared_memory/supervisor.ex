@@ -4,6 +4,9 @@ defmodule Snakepit.SharedMemory.Supervisor do
   # still clean up. What they know is in tables of the application (`Application`), so a crash of
   # either costs nobody a region. The others keep nothing that a restart would lose; regions that
   # are still there when they go stay registered by themselves.
+  #
+  # So none needs another to be started again with it: whoever calls one that is on its way back
+  # waits for it, and what a job has begun it ends, whatever became of its supervisor.
 
   use Supervisor
 
@@ -40,6 +43,6 @@ defmodule Snakepit.SharedMemory.Supervisor do
     ]
 
     # A restart costs milliseconds and nobody a region; to give up costs all of them.
-    Supervisor.init(children, strategy: :rest_for_one, max_restarts: 200, max_seconds: 5)
+    Supervisor.init(children, strategy: :one_for_one, max_restarts: 200, max_seconds: 5)
   end
 end

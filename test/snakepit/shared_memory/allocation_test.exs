@@ -54,6 +54,9 @@ defmodule Snakepit.SharedMemory.AllocationTest do
              access_mode: nil,
              cleanup_policy: :automatic
            } = info(plain, place)
+
+    # Counted, it would stay for its grace.
+    SharedMemory.deallocate_region!(id, place)
   end
 
   test "refuses what an option cannot be, and says what it can", %{place: place, dir: dir} do

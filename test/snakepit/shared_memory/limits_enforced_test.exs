@@ -157,7 +157,7 @@ defmodule Snakepit.SharedMemory.LimitsEnforcedTest do
       assert eventually(fn -> waiting() == 1 end)
       {:ok, config} = Config.fetch(:test)
       Config.install(%{config | max_regions: 2})
-      Registry.reconfigured()
+      assert :ok = GenServer.call(Registry, {:reconfigure, %{config | max_regions: 2}})
       assert {:ok, _} = Task.await(waiter)
     end)
   end

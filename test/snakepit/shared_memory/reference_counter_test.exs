@@ -215,6 +215,67 @@ defmodule Snakepit.SharedMemory.ReferenceCounterTest do
     assert map_size(:sys.get_state(Registry).ledger.processes) == 1
   end
 
+  # The naive model: what each process has, in a map of the test's own.
+  test "R3.1 R3.2 R3.5 whatever comes, goes and dies, the count is what a naive one is", %{
+    place: place
+  } do
+    id = SharedMemory.allocate_region!(4096, place)
+    :rand.seed(:exsss, {3, 1, 5})
+    in_agent = fn agent, fun -> Agent.get(agent, fn _ -> fun.() end) end
+
+    model =
+      Enum.reduce(1..600, %{}, fn step, model ->
+        agent = if model != %{}, do: model |> Map.keys() |> Enum.random()
+        {mapped, referred} = Map.get(model, agent, {[], 0})
+
+        model =
+          case Enum.random([:start, :map, :map, :unmap, :increment, :increment, :decrement, :kill]) do
+            start when start == :start or agent == nil ->
+              {:ok, agent} = Agent.start(fn -> nil end)
+              Map.put(model, agent, {[], 0})
+
+            :map ->
+              region = in_agent.(agent, fn -> SharedMemory.map_region!(id, place) end)
+              Map.put(model, agent, {[region | mapped], referred})
+
+            :unmap when mapped == [] ->
+              answer = in_agent.(agent, fn -> SharedMemory.unmap_region(id, place) end)
+              assert code(answer) == :not_mapped
+              model
+
+            :unmap ->
+              region = Enum.random(mapped)
+              assert code(SharedMemory.unmap_region(region)) == :not_mapped
+              assert {:ok, ^id} = in_agent.(agent, fn -> SharedMemory.unmap_region(region) end)
+              Map.put(model, agent, {List.delete(mapped, region), referred})
+
+            :increment ->
+              {:ok, _} = ReferenceCounter.increment(id, agent, place)
+              Map.put(model, agent, {mapped, referred + 1})
+
+            :decrement when referred == 0 ->
+              assert code(ReferenceCounter.decrement(id, agent, place)) == :not_referenced
+              model
+
+            :decrement ->
+              {:ok, _} = ReferenceCounter.decrement(id, agent, place)
+              Map.put(model, agent, {mapped, referred - 1})
+
+            :kill ->
+              kill(agent)
+              Map.delete(model, agent)
+          end
+
+        expected = Enum.reduce(model, 1, fn {_, {mapped, n}}, sum -> sum + length(mapped) + n end)
+
+        assert eventually(fn -> count(id, place) == {:ok, expected} end), "step #{step}"
+        model
+      end)
+
+    model |> Map.keys() |> Enum.each(&kill/1)
+    assert eventually(fn -> count(id, place) == {:ok, 1} end)
+  end
+
   test "marks and references outlive the registry and the expiry", %{place: place} do
     with_config([reference_grace: @never], fn ->
       {marked, owner} = in_process(fn -> SharedMemory.allocate_region!(4096, @rc ++ place) end)
