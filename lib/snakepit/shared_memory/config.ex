@@ -21,7 +21,7 @@ defmodule Snakepit.SharedMemory.Config do
       error with code `:disabled`. Default: `true`
     * `:telemetry_enabled` - `false` emits no event even where `:telemetry` is loaded. Default: `true`
     * `:history_limit` - how many changes of each region are kept for
-      `Snakepit.SharedMemory.history/2`, at most 10,000. Default: `50`
+      `Snakepit.SharedMemory.history/2`; 0 keeps none. Default: `50`
 
   The configuration is read and checked once, when the application starts; a mistake in it stops
   the start with a message that names the key.
@@ -45,7 +45,7 @@ defmodule Snakepit.SharedMemory.Config do
     grace: {{:integer, 0, @longest_ms}, 10_000},
     performance_monitoring: {:boolean, true},
     telemetry_enabled: {:boolean, true},
-    history_limit: {{:integer, 1, 10_000}, 50}
+    history_limit: {{:integer, 0, 1_000_000}, 50}
   ]
 
   @type t :: %__MODULE__{
@@ -60,7 +60,7 @@ defmodule Snakepit.SharedMemory.Config do
           grace: non_neg_integer(),
           performance_monitoring: boolean(),
           telemetry_enabled: boolean(),
-          history_limit: pos_integer()
+          history_limit: non_neg_integer()
         }
 
   @enforce_keys Keyword.keys(@schema)

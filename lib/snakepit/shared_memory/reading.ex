@@ -124,11 +124,13 @@ defmodule Snakepit.SharedMemory.Reading do
   @spec cached_reader(Target.t(), atom()) :: {:ok, Native.reader()} | {:error, Error.t()}
   def cached_reader(target, operation) do
     case Table.region(target.key) do
-      {:ok, _writer, nil} ->
-        with {:ok, reader} <-
-               Error.wrap(Native.attach(Target.native(target)), operation, target.id) do
+      {:ok, writer, nil} ->
+        attached = Native.attach_beside(Target.native(target), writer)
+
+        with {:ok, reader} <- Error.wrap(attached, operation, target.id) do
+          # Another process may have been first; its reader is as good, ours is closed by the GC.
           Registry.put_reader(target.key, reader, operation)
-          {:ok, first_reader(target, reader)}
+          {:ok, reader}
         end
 
       {:ok, _writer, reader} ->
@@ -139,15 +141,6 @@ defmodule Snakepit.SharedMemory.Reading do
 
       :not_started ->
         {:error, Error.not_started(operation)}
-    end
-  end
-
-  # Another process may have been first: then all use its reader, so that accesses are counted in
-  # one place, and ours is closed by the GC.
-  defp first_reader(target, attached) do
-    case Table.region(target.key) do
-      {:ok, _writer, reader} when reader != nil -> reader
-      _ -> attached
     end
   end
 

@@ -115,6 +115,14 @@ defmodule Snakepit.SharedMemory.Table do
   @spec known?(Target.key()) :: boolean()
   def known?(key), do: :ets.member(@records, key)
 
+  @doc "Whether a region is of this node, or held by a process of it."
+  @spec held?(Target.key()) :: boolean()
+  def held?(key) do
+    :ets.member(@records, key) or :ets.member(@counts, key)
+  rescue
+    ArgumentError -> false
+  end
+
   @spec put_record(Record.t()) :: true
   def put_record(record), do: :ets.insert(@records, {record.target.key, record})
 

@@ -48,8 +48,8 @@ defmodule Snakepit.SharedMemory.ConfigTest do
           grace: nil,
           performance_monitoring: nil,
           telemetry_enabled: 1,
-          history_limit: 0,
-          history_limit: 10_001
+          history_limit: -1,
+          history_limit: 1_000_001
         ] do
       assert {:error, %Error{code: :invalid_option} = error} = Config.new([{key, value}])
       assert error.message =~ inspect(key)
