@@ -32,28 +32,30 @@ defmodule Snakepit.SharedMemory.Access do
   """
   @spec of(term(), Target.t()) :: map()
   def of(region, target) do
-    with true <- Recorder.on?(), {:ok, writer, reader} <- resources(region, target) do
-      counted(writer, reader)
+    with true <- Recorder.on?(), {:ok, accesses} <- accesses(region, target) do
+      sums(accesses)
     else
       _ -> Map.merge(@unknown, %{last_read: 0, last_write: 0})
     end
   end
 
-  # What others of this VM do with another process's region is not known here.
-  defp resources(region, target) do
+  # Readers of a region of this node count with its writer. What others of this VM do with another
+  # process's region is not known here.
+  defp accesses(region, target) do
     case {Table.region(target.key), region} do
-      {{:ok, writer, reader}, _region} -> {:ok, writer, reader}
-      {_none, %Region{writer: writer, reader: reader}} -> {:ok, writer, reader}
+      {{:ok, writer, _reader}, _region} -> Native.accesses(writer)
+      {_none, %Region{writer: writer, reader: reader}} -> mapped(writer, Native.reads(reader))
       {_none, _id} -> :error
     end
   end
 
-  @doc "Of what a writer and a reader, each of which may be missing, have done."
-  @spec counted(Native.writer() | nil, Native.reader() | nil) :: map()
-  def counted(writer, reader) do
-    %{all: writes, views: views} = writes(writer)
-    %{first: first, shared: shared} = reads(reader)
+  defp mapped(nil, {:ok, reads}), do: {:ok, %{reads: reads, writes: @none, views: @none}}
 
+  defp mapped(writer, {:ok, reads}) do
+    with {:ok, accesses} <- Native.accesses(writer), do: {:ok, %{accesses | reads: reads}}
+  end
+
+  defp sums(%{reads: %{first: first, shared: shared}, writes: writes, views: views}) do
     %{
       access_count: writes.calls + first.calls + shared.calls + views.calls,
       reads: first.calls + shared.calls,
@@ -67,18 +69,11 @@ defmodule Snakepit.SharedMemory.Access do
     }
   end
 
-  defp writes(nil), do: %{all: @none, views: @none}
-
-  defp writes(writer) do
-    {:ok, writes} = Native.writes(writer)
-    writes
-  end
-
-  defp reads(nil), do: %{first: @none, shared: @none}
-
-  defp reads(reader) do
-    {:ok, reads} = Native.reads(reader)
-    reads
+  @doc "Of a region of this node, with `:value_bytes`, the length of the value written last."
+  @spec counted(Native.writer()) :: map()
+  def counted(writer) do
+    {:ok, accesses} = Native.accesses(writer)
+    accesses |> sums() |> Map.put(:value_bytes, accesses.value_bytes)
   end
 
   @doc "Counts a zero-copy binary of a region, when it is one of this node."
@@ -92,8 +87,4 @@ defmodule Snakepit.SharedMemory.Access do
   end
 
   def viewed(_target, error), do: error
-
-  @doc "Length of the value that a writer has written last."
-  @spec value_bytes(Native.writer()) :: non_neg_integer()
-  def value_bytes(writer), do: writes(writer).value_bytes
 end

@@ -54,7 +54,7 @@ defmodule Snakepit.SharedMemory.Config do
       error with code `:disabled`. Default: `true`
     * `:health_check_interval` - time between health checks. Default: `nil`, only when asked to
     * `:history_limit` - how many changes of each region are kept for
-      `Snakepit.SharedMemory.history/2`, 1 to 10,000. Default: `50`
+      `Snakepit.SharedMemory.history/2`; 0 keeps none. Default: `50`
 
   What is not there yet. Another value than the default is refused with code `:unsupported` and the
   reason, for a setting that does nothing would be worse:
@@ -120,7 +120,7 @@ defmodule Snakepit.SharedMemory.Config do
     performance_monitoring: {:boolean, true},
     health_check_interval: {@interval, nil},
     call_timeout: {{:integer, 1, @longest_timer_ms}, 30_000},
-    history_limit: {{:integer, 1, 10_000}, 50},
+    history_limit: {{:integer, 0, 1_000_000}, 50},
     session_source: {:atom, Snakepit.SharedMemory.SessionSource.Snakepit}
   ]
 
@@ -155,7 +155,7 @@ defmodule Snakepit.SharedMemory.Config do
           performance_monitoring: boolean(),
           health_check_interval: pos_integer() | nil,
           call_timeout: pos_integer(),
-          history_limit: pos_integer(),
+          history_limit: non_neg_integer(),
           session_source: module()
         }
 

@@ -32,12 +32,16 @@ defmodule Snakepit.SharedMemory.History do
   @doc "Notes a change of a region, by a process."
   @spec add(Target.key(), atom(), pid() | nil, map()) :: :ok
   def add(key, operation, pid, details \\ %{}) do
-    number = :ets.update_counter(@numbers, key, 1, {key, 0})
-    row = rem(number, rows(:ets.info(@entries, :size)))
-    time = System.system_time(:microsecond)
-    :ets.insert(@entries, {{key, row}, number, time, operation, pid, details})
-    # The region may have gone meanwhile, and nobody would clear up after it.
-    unless kept?(key), do: forget(key)
+    rows = rows(:ets.info(@entries, :size))
+
+    if rows > 0 do
+      number = :ets.update_counter(@numbers, key, 1, {key, 0})
+      time = System.system_time(:microsecond)
+      :ets.insert(@entries, {{key, rem(number, rows)}, number, time, operation, pid, details})
+      # The region may have gone meanwhile, and nobody would clear up after it.
+      forget_unused(key)
+    end
+
     :ok
   rescue
     # The application is stopping: so does the history.
@@ -45,7 +49,7 @@ defmodule Snakepit.SharedMemory.History do
   end
 
   @doc "How many rows a region may use when the table has so many."
-  @spec rows(non_neg_integer()) :: pos_integer()
+  @spec rows(non_neg_integer()) :: non_neg_integer()
   def rows(size) when size < @bound, do: limit()
   def rows(_size), do: min(limit(), @rows_beyond_bound)
 
@@ -55,8 +59,6 @@ defmodule Snakepit.SharedMemory.History do
       {:error, _} -> @default_limit
     end
   end
-
-  defp kept?(key), do: Table.known?(key) or Table.mappings(key) > 0
 
   @doc "Drops what is known of a region that has gone."
   @spec forget(Target.key()) :: :ok
@@ -71,7 +73,7 @@ defmodule Snakepit.SharedMemory.History do
   @doc "Drops what is known of a region of another OS process that nobody here maps any more."
   @spec forget_unused(Target.key()) :: :ok
   def forget_unused(key) do
-    if kept?(key), do: :ok, else: forget(key)
+    if Table.held?(key), do: :ok, else: forget(key)
   end
 
   @doc "The latest changes of a region, oldest first."
@@ -80,7 +82,7 @@ defmodule Snakepit.SharedMemory.History do
     with {:ok, options} <- Options.validate(opts, Target.schema(), :history),
          {:ok, target} <- Target.resolve(region, options, :history) do
       case entries(target.key) do
-        {:ok, []} -> {:error, unknown(target.id)}
+        {:ok, []} -> nothing(target)
         {:ok, entries} -> {:ok, entries}
         :not_started -> {:error, Error.not_started(:history)}
       end
@@ -102,6 +104,11 @@ defmodule Snakepit.SharedMemory.History do
   defp entry({_row, _number, time, operation, pid, details}) do
     at = DateTime.from_unix!(time, :microsecond)
     %{at: at, operation: operation, pid: pid, details: details}
+  end
+
+  # Nothing is known of a region that has gone, even while somebody holds a mapping of it.
+  defp nothing(%{key: key, id: id}) do
+    if limit() == 0 and Table.held?(key), do: {:ok, []}, else: {:error, unknown(id)}
   end
 
   defp unknown(id) do

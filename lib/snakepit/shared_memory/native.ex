@@ -66,6 +66,9 @@ defmodule Snakepit.SharedMemory.Native do
   @spec attach(segment()) :: answer(reader())
   def attach(_segment), do: stub()
 
+  @spec attach_beside(segment(), writer()) :: answer(reader())
+  def attach_beside(_segment, _writer), do: stub()
+
   @spec attach_writer(segment()) :: answer(writer())
   def attach_writer(_segment), do: stub()
 
@@ -228,12 +231,20 @@ defmodule Snakepit.SharedMemory.Native do
   @spec tick() :: :ok
   def tick, do: stub()
 
-  @spec reads(reader()) :: answer(%{first: accesses(), shared: accesses()})
+  @typedoc "Through the first reader of a mapping, and through those that share it."
+  @type reads :: %{first: accesses(), shared: accesses()}
+
+  @spec reads(reader()) :: answer(reads())
   def reads(_reader), do: stub()
 
-  @spec writes(writer()) ::
-          answer(%{all: accesses(), views: accesses(), value_bytes: non_neg_integer()})
-  def writes(_writer), do: stub()
+  @spec accesses(writer()) ::
+          answer(%{
+            reads: reads(),
+            writes: accesses(),
+            views: accesses(),
+            value_bytes: non_neg_integer()
+          })
+  def accesses(_writer), do: stub()
 
   @spec viewed(writer(), non_neg_integer()) :: :ok
   def viewed(_writer, _bytes), do: stub()

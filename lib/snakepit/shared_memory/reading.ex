@@ -124,8 +124,8 @@ defmodule Snakepit.SharedMemory.Reading do
   @spec cached_reader(Target.t(), atom()) :: {:ok, Native.reader()} | {:error, Error.t()}
   def cached_reader(target, operation) do
     case Table.region(target.key) do
-      {:ok, _writer, nil} ->
-        attach_for_all(target, operation)
+      {:ok, writer, nil} ->
+        attach_for_all(target, writer, operation)
 
       {:ok, _writer, reader} ->
         {:ok, reader}
@@ -139,8 +139,10 @@ defmodule Snakepit.SharedMemory.Reading do
   end
 
   # Many may come here at once, and fill the table of readers: the first one's serves them all.
-  defp attach_for_all(target, operation) do
-    case Error.wrap(Native.attach(Target.native(target)), operation, target.id) do
+  defp attach_for_all(target, writer, operation) do
+    attached = Native.attach_beside(Target.native(target), writer)
+
+    case Error.wrap(attached, operation, target.id) do
       {:ok, reader} ->
         Registry.put_reader(target.key, reader, operation)
         {:ok, instead_of(reader, Table.reader(target.key))}

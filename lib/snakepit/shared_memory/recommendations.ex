@@ -41,7 +41,7 @@ defmodule Snakepit.SharedMemory.Recommendations do
   # Answers that are part of ordinary use: nobody has written yet, or it is gone, or nothing came.
   @ordinary [:empty, :not_found, :closed, :timeout, :not_sealed, :already_exists, :stale]
 
-  # So many unread regions are looked at for readers in other OS processes, and so many ids are shown.
+  # So many unread regions, the largest, are looked at for readers in other OS processes, and so many ids are shown.
   @looked_at 100
   @shown 5
 
@@ -76,7 +76,8 @@ defmodule Snakepit.SharedMemory.Recommendations do
   @spec look([map()]) :: [map()]
   def look(regions) do
     {unread, others} = Enum.split_with(regions, &unread?/1)
-    others ++ (unread |> Enum.take(@looked_at) |> Enum.map(&look_at/1))
+    {largest, rest} = unread |> Enum.sort_by(& &1.bytes, :desc) |> Enum.split(@looked_at)
+    Enum.map(largest, &look_at/1) ++ rest ++ others
   end
 
   defp unread?(%{reads: reads, views: views, writes: writes}) do

@@ -135,14 +135,8 @@ defmodule Snakepit.SharedMemory.Stats do
 
   defp done_with(key) do
     case Table.region(key) do
-      {:ok, writer, reader} ->
-        writer
-        |> Access.counted(reader)
-        |> Map.take(Map.keys(@none))
-        |> Map.put(:value_bytes, Access.value_bytes(writer))
-
-      _gone ->
-        @none
+      {:ok, writer, _reader} -> writer |> Access.counted() |> Map.take(Map.keys(@none))
+      _gone -> @none
     end
   end
 

@@ -222,6 +222,14 @@ defmodule Snakepit.SharedMemory.Table do
     }
   end
 
+  @doc "Whether a region is of this node, or held by a process of it."
+  @spec held?(Target.key()) :: boolean()
+  def held?(key) do
+    :ets.member(@records, key) or :ets.member(@counts, key)
+  rescue
+    ArgumentError -> false
+  end
+
   @spec put_record(Record.t()) :: true
   def put_record(record) do
     if record.timeout, do: :ets.insert_new(@uses, {record.target.key, 0})

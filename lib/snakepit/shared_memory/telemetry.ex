@@ -32,7 +32,6 @@ defmodule Snakepit.SharedMemory.Telemetry do
   | `[:cleanup, :released]` | the regions of a session or worker were removed |
   | `[:limit, :approached]` | an allocation that brings a limit to 80 %; once a crossing |
   | `[:limit, :reached]` | an allocation for which a limit leaves no room |
-  | `[:health, :checked]` | a health check has ended |
 
   | Event | Measurements | Metadata |
   |---|---|---|

@@ -1,14 +1,14 @@
 //! Segments that an Erlang term can hold on to: written, read, or seen as a binary.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use arc_swap::{ArcSwapOption, Guard};
 use rustler::{Binary, Encoder, Env, LocalPid, Resource, ResourceArc, Term};
 use snakepit_shm::{SealedView, SegmentReader, SegmentWriter, ShmError};
 
 use crate::error::{Answer, Failure};
-use crate::tally::{Meter, Stripe, Tally};
+use crate::tally::{Meter, Stripe, Tallies, Tally};
 
 /// The writer of a segment, used by any number of BEAM processes, one at a time.
 pub struct WriterResource {
@@ -20,6 +20,7 @@ pub struct WriterResource {
     writer: Mutex<Option<SegmentWriter>>,
     written: Stripe,
     viewed: Stripe,
+    tallies: Arc<Tallies>,
     value_bytes: AtomicU64,
 }
 
@@ -41,6 +42,7 @@ impl WriterResource {
             writer: Mutex::new(Some(writer)),
             written: Stripe::default(),
             viewed: Stripe::default(),
+            tallies: Arc::default(),
             value_bytes: AtomicU64::new(0),
         })
     }
@@ -122,6 +124,11 @@ impl WriterResource {
         &self.written
     }
 
+    /// What has been read by readers that count with this writer.
+    pub fn tallies(&self) -> &Tallies {
+        &self.tallies
+    }
+
     /// What has been handed out as zero-copy binaries.
     pub fn viewed(&self) -> &Stripe {
         &self.viewed
@@ -161,27 +168,27 @@ pub struct ReaderResource {
     tallies: Arc<Tallies>,
 }
 
-/// What all resources of one mapping have read: the first of them, and, once there are such, those that share it.
-struct Tallies {
-    first: Arc<Tally>,
-    shared: OnceLock<Arc<Tally>>,
-}
-
 #[rustler::resource_impl]
 impl Resource for ReaderResource {}
 
 impl ReaderResource {
     /// Takes a reader in.
     pub fn new(reader: SegmentReader) -> ResourceArc<Self> {
-        let first = Arc::new(Tally::default());
+        Self::counted_in(reader, Arc::default())
+    }
+
+    /// Takes in a reader of the segment that `writer` writes: what it reads is counted there, so that one reader after
+    /// another adds up.
+    pub fn beside(reader: SegmentReader, writer: &WriterResource) -> ResourceArc<Self> {
+        Self::counted_in(reader, Arc::clone(&writer.tallies))
+    }
+
+    fn counted_in(reader: SegmentReader, tallies: Arc<Tallies>) -> ResourceArc<Self> {
         ResourceArc::new(Self {
             name: reader.name().to_owned(),
             reader: ArcSwapOption::new(Some(Arc::new(reader))),
-            tally: Arc::clone(&first),
-            tallies: Arc::new(Tallies {
-                first,
-                shared: OnceLock::new(),
-            }),
+            tally: tallies.first(),
+            tallies,
         })
     }
 
@@ -190,7 +197,7 @@ impl ReaderResource {
         Ok(ResourceArc::new(Self {
             name: self.name.clone(),
             reader: ArcSwapOption::new(Some(self.share()?)),
-            tally: Arc::clone(self.tallies.shared.get_or_init(Arc::default)),
+            tally: self.tallies.shared(),
             tallies: Arc::clone(&self.tallies),
         }))
     }
@@ -208,10 +215,9 @@ impl ReaderResource {
         Ok(term)
     }
 
-    /// What has been read by the first resource of the mapping, and by those that share it.
-    pub fn tallies(&self) -> (&Tally, Option<&Tally>) {
-        let shared = self.tallies.shared.get();
-        (&self.tallies.first, shared.map(|tally| &**tally))
+    /// What has been read by all resources of the mapping.
+    pub fn tallies(&self) -> &Tallies {
+        &self.tallies
     }
 
     /// Runs `work` on the reader, without a lock and without touching a reference count.

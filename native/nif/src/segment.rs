@@ -18,6 +18,13 @@ fn attach(segment: Segment) -> Answer<ResourceArc<ReaderResource>> {
     Ok(ReaderResource::new(segment.options().attach_reader()?))
 }
 
+/// The same for the segment that `writer` writes, counted with it.
+#[rustler::nif(schedule = "DirtyIo")]
+fn attach_beside(segment: Segment, writer: &WriterResource) -> Answer<ResourceArc<ReaderResource>> {
+    let reader = segment.options().attach_reader()?;
+    Ok(ReaderResource::beside(reader, writer))
+}
+
 /// Takes the place of a writer that has gone.
 #[rustler::nif(schedule = "DirtyIo")]
 fn attach_writer(segment: Segment) -> Answer<ResourceArc<WriterResource>> {

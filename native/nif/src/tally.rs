@@ -9,7 +9,7 @@
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::available_parallelism;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -249,6 +249,25 @@ impl Tally {
     }
 }
 
+/// What the readers of one mapping have read: the first of them, and, once there are such, those that share it.
+#[derive(Default)]
+pub struct Tallies {
+    first: Arc<Tally>,
+    shared: OnceLock<Arc<Tally>>,
+}
+
+impl Tallies {
+    /// Where the first reader counts.
+    pub fn first(&self) -> Arc<Tally> {
+        Arc::clone(&self.first)
+    }
+
+    /// Where those count that share its mapping.
+    pub fn shared(&self) -> Arc<Tally> {
+        Arc::clone(self.shared.get_or_init(Arc::default))
+    }
+}
+
 /// `last` is Unix time in seconds, 0 for never.
 #[derive(NifMap, Default)]
 struct Accesses {
@@ -264,10 +283,22 @@ struct Reads {
     shared: Accesses,
 }
 
-/// `views` are zero-copy binaries, `value_bytes` is the length of the value written last.
+impl Reads {
+    fn of(tallies: &Tallies) -> Self {
+        let shared = tallies.shared.get();
+        Self {
+            first: tallies.first.accesses(),
+            shared: shared.map_or_else(Accesses::default, |tally| tally.accesses()),
+        }
+    }
+}
+
+/// `reads` are those of readers that count with the writer, `views` zero-copy binaries, `value_bytes` is the length of
+/// the value written last.
 #[derive(NifMap)]
-struct Writes {
-    all: Accesses,
+struct Region {
+    reads: Reads,
+    writes: Accesses,
     views: Accesses,
     value_bytes: u64,
 }
@@ -310,18 +341,15 @@ fn tick() {
 /// Accesses through a reader and those that share its mapping; also when it is closed.
 #[rustler::nif]
 fn reads(reader: &ReaderResource) -> Answer<Reads> {
-    let (first, shared) = reader.tallies();
-    Ok(Reads {
-        first: first.accesses(),
-        shared: shared.map_or_else(Accesses::default, Tally::accesses),
-    })
+    Ok(Reads::of(reader.tallies()))
 }
 
-/// Accesses through a writer; also when it is closed.
+/// Accesses to the region of a writer; also when it is closed.
 #[rustler::nif]
-fn writes(writer: &WriterResource) -> Answer<Writes> {
-    Ok(Writes {
-        all: writer.written().accesses(),
+fn accesses(writer: &WriterResource) -> Answer<Region> {
+    Ok(Region {
+        reads: Reads::of(writer.tallies()),
+        writes: writer.written().accesses(),
         views: writer.viewed().accesses(),
         value_bytes: writer.value_bytes(),
     })

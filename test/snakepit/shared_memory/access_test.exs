@@ -105,10 +105,36 @@ defmodule Snakepit.SharedMemory.AccessTest do
            } = counts(id, place)
   end
 
+  test "one reader after another adds up", %{place: place} do
+    id = SharedMemory.allocate_region!(4096, place)
+    SharedMemory.write!(id, "x", place)
+    [{key, writer, nil}] = for {key, _, _} = row <- regions(), in_place?(key, id, place), do: row
+    segment = native(place, id, %{size: nil})
+
+    for n <- 1..3 do
+      {:ok, reader} = Native.attach_beside(segment, writer)
+      {:ok, shared} = Native.share_reader(reader)
+      {:ok, "x"} = Native.read(reader)
+      {:ok, "x"} = Native.read(shared)
+      {:ok, :ok} = Native.close_reader(reader)
+      {:ok, :ok} = Native.close_reader(shared)
+      assert %{reads: reads, reads_by_id: ^n} = counts(id, place)
+      assert reads == 2 * n
+    end
+
+    assert in_place?(key, id, place)
+  end
+
+  defp regions, do: :ets.tab2list(:persistent_term.get(:snakepit_shm_regions))
+  defp in_place?(key, id, place), do: key == {place[:dir], place[:namespace], id}
+
   test "counts are exact with more schedulers than there are cores", %{place: place} do
     program = """
-    {:ok, _} = Application.ensure_all_started(:snakepit_shared_memory)
+    Logger.configure(level: :error)
     place = #{inspect(place)}
+    # In a place of its own, where nobody else comes and goes.
+    Application.put_env(:snakepit, :shared_memory, place)
+    {:ok, _} = Application.ensure_all_started(:snakepit_shared_memory)
     id = Snakepit.SharedMemory.allocate_region!(4096, place)
     Snakepit.SharedMemory.write!(id, "x", place)
 

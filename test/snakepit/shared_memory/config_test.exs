@@ -91,8 +91,8 @@ defmodule Snakepit.SharedMemory.ConfigTest do
           telemetry_enabled: :sometimes,
           performance_monitoring: 0.5,
           health_check_interval: 0,
-          history_limit: 0,
-          history_limit: 10_001,
+          history_limit: -1,
+          history_limit: 1_000_001,
           on_limit: {:throttle, 0x1_0000_0000},
           reference_grace: 31 * 24 * 60 * 60 * 1000,
           session_source: "Sessions"

@@ -2,6 +2,8 @@ defmodule Snakepit.SharedMemory.GuidesTest do
   # Every block of code of every guide, each in the application started in a namespace of its own.
   use Snakepit.SharedMemory.Case, async: false
 
+  import ExUnit.CaptureLog
+
   alias Snakepit.SharedMemory.{Guide, Listener}
 
   @guides Path.wildcard("docs/guides/*.md")
@@ -16,11 +18,14 @@ defmodule Snakepit.SharedMemory.GuidesTest do
     @block block
     test "#{guide}:#{block.line} runs", %{place: place} do
       Listener.load()
-      with_config(place, fn -> Guide.run(@block) end)
+      # What is shown may be a mistake, which is logged.
+      capture_log(fn -> with_config(place, fn -> Guide.run(@block) end) end)
     end
   end
 
-  defp guide(code), do: [_] = Guide.parse("# Title\n\n```elixir\n#{code}```\n", "made-up.md")
+  defp guide(code, language) do
+    [_] = Guide.parse("# Title\n\n```#{language}\n#{code}```\n", "made-up.md")
+  end
 
   test "a block that is wrong fails, by file and line" do
     for {code, said} <- [
@@ -31,7 +36,7 @@ defmodule Snakepit.SharedMemory.GuidesTest do
           {"import Config\nconfig :snakepit, :shared_memory, max_regoins: 1\n", "max_regions"},
           {"import Config\nconfig :other, :key, 1\n", "keyword list"}
         ] do
-      [block] = guide(code)
+      [block] = guide(code, if(code =~ "import Config", do: "exs", else: "elixir"))
       assert block.line == 4
       error = assert_raise RuntimeError, fn -> Guide.run(block) end
       assert error.message =~ "made-up.md:4: "
@@ -45,7 +50,7 @@ defmodule Snakepit.SharedMemory.GuidesTest do
   end
 
   test "what a configuration block says is checked, and a good one passes" do
-    [block] = guide("import Config\nconfig :snakepit, :shared_memory, max_regions: 5\n")
+    [block] = guide("import Config\nconfig :snakepit, :shared_memory, max_regions: 5\n", "exs")
     assert Guide.run(block) == :ok
   end
 end

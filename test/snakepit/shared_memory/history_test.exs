@@ -64,6 +64,16 @@ defmodule Snakepit.SharedMemory.HistoryTest do
     end)
   end
 
+  test "history_limit: 0 keeps none", %{place: place} do
+    with_config([history_limit: 0], fn ->
+      id = SharedMemory.allocate_region!(4096, place)
+      SharedMemory.unmap_region!(SharedMemory.map_region!(id, place))
+      assert SharedMemory.history(id, place) == {:ok, []}
+      assert code(SharedMemory.history("nobody", place)) == :not_found
+      assert rows() == 0
+    end)
+  end
+
   test "it goes with the region, and a later one of the name has its own", %{place: place} do
     before = rows()
     id = SharedMemory.allocate_region!(4096, [name: "again"] ++ place)

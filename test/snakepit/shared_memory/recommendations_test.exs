@@ -181,10 +181,17 @@ defmodule Snakepit.SharedMemory.RecommendationsTest do
     for id <- [unread, attached], do: SharedMemory.write!(id, "x", place)
     # As another OS process would: not through the registry.
     {:ok, reader} = Native.attach(native(place, attached))
-    found = Map.new(Recommendations.look(Stats.regions()), &{&1.id, &1})
+    ours = Enum.filter(Stats.regions(), &(&1.id in [unread, attached]))
+    found = Map.new(Recommendations.look(ours), &{&1.id, &1})
     assert %{reader_count: 0, age_s: age, reads: 0, writes: 1} = found[unread]
     assert age in 0..60
     assert %{reader_count: 1} = found[attached]
+    # Only so many are looked at, the largest; none is dropped for that.
+    [one | _] = ours
+    many = for n <- 1..150, do: %{one | id: "r#{n}", bytes: n}
+    {looked_at, left} = many |> Recommendations.look() |> Enum.split_with(&is_map_key(&1, :age_s))
+    assert Enum.sort(Enum.map(looked_at, & &1.bytes)) == Enum.to_list(51..150)
+    assert Enum.sort(Enum.map(left, & &1.bytes)) == Enum.to_list(1..50)
     # One that has gone meanwhile is left as it was.
     region = Enum.find(Stats.regions(), &(&1.id == unread))
     SharedMemory.deallocate_region!(unread, place)

@@ -142,7 +142,7 @@ defmodule Snakepit.SharedMemory.TelemetryTest do
     Telemetry.cleanup_failed("ns", "reason")
   end
 
-  # These come from the limits and the health check, whose own tests run them.
+  # Declared here for the limits and the health check, whose own tests run them.
   @elsewhere [[:limit, :approached], [:limit, :reached], [:health, :checked]]
 
   test "R10.3 running everything emits every documented event, with what the table says", %{
