@@ -99,7 +99,7 @@ defmodule Snakepit.SharedMemory.Writers do
   # -- server ---------------------------------------------------------------------------------
 
   # queues:  key => :queue of waiters, never empty
-  # watched: ref => {monitor, key}, of waiters and holders
+  # watched: ref => monitor, of waiters and holders
   # asking:  ref => from, of those for whom a job waits
   defstruct queues: %{}, watched: %{}, asking: %{}
 
@@ -160,11 +160,8 @@ defmodule Snakepit.SharedMemory.Writers do
   def handle_cast(message, state), do: handle_info(message, state)
 
   @impl true
-  def handle_info({:DOWN, monitor, :process, _pid, _reason}, state) do
-    case Enum.find(state.watched, fn {_ref, {watching, _key}} -> watching == monitor end) do
-      {ref, {_monitor, key}} -> {:noreply, forget(state, key, ref)}
-      nil -> {:noreply, state}
-    end
+  def handle_info({{:ended, key, ref}, _monitor, :process, _pid, _reason}, state) do
+    {:noreply, forget(state, key, ref)}
   end
 
   def handle_info(message, state) do
@@ -175,7 +172,8 @@ defmodule Snakepit.SharedMemory.Writers do
   # -- the queue ------------------------------------------------------------------------------
 
   defp watch(state, key, pid, ref) do
-    put_in(state.watched[ref], {Process.monitor(pid), key})
+    # The message says whose end it is: thousands may end at once, and none is searched for.
+    put_in(state.watched[ref], :erlang.monitor(:process, pid, tag: {:ended, key, ref}))
   end
 
   # A holder that has released or died, or a waiter that has given up or died.
@@ -186,8 +184,8 @@ defmodule Snakepit.SharedMemory.Writers do
   end
 
   defp unwatch(state, ref) do
-    {watched, state} = pop_in(state.watched[ref])
-    with {monitor, _key} <- watched, do: Process.demonitor(monitor, [:flush])
+    {monitor, state} = pop_in(state.watched[ref])
+    if monitor, do: Process.demonitor(monitor, [:flush])
     %{state | asking: Map.delete(state.asking, ref)}
   end
 

@@ -334,7 +334,7 @@ defmodule Snakepit.SharedMemory.ExclusiveTest do
     end
 
     test "with a living writer: busy by the deadline", %{place: place, writer: writer} do
-      for timeout <- [0, 60] do
+      for timeout <- [0, 500] do
         assert {:error, error} =
                  SharedMemory.with_writer("foreign", [timeout: timeout] ++ place, & &1)
 

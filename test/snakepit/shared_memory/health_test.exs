@@ -11,7 +11,8 @@ defmodule Snakepit.SharedMemory.HealthTest do
   @patience 30_000
 
   defp findings(place, check) do
-    for finding <- SharedMemory.health_check!(place).findings, finding.check == check, do: finding
+    report = SharedMemory.health_check!([timeout: @patience] ++ place)
+    for finding <- report.findings, finding.check == check, do: finding
   end
 
   defp sound?(finding) do
@@ -35,7 +36,7 @@ defmodule Snakepit.SharedMemory.HealthTest do
     id = SharedMemory.allocate_region!(4096, place)
     SharedMemory.map_region!(id, place)
     SharedMemory.share!("sealed", place)
-    assert {:ok, report} = SharedMemory.health_check(place)
+    assert {:ok, report} = SharedMemory.health_check([timeout: @patience] ++ place)
     assert %{status: :ok, findings: [], checked_at: %DateTime{}, duration_us: us} = report
     assert is_integer(us) and us >= 0
 
@@ -269,7 +270,7 @@ defmodule Snakepit.SharedMemory.HealthTest do
       Agent.cast(two, fn state -> receive do: (:go -> state) end)
 
       assert [%{message: ":two does not answer", severity: :critical}] =
-               Processes.check(supervisor, 50)
+               Processes.check(supervisor, 1_000)
 
       send(two, :go)
 
@@ -291,7 +292,7 @@ defmodule Snakepit.SharedMemory.HealthTest do
 
       try do
         assert %{status: :critical, findings: found} =
-                 SharedMemory.health_check!([timeout: 50] ++ place)
+                 SharedMemory.health_check!([timeout: 1_000] ++ place)
 
         assert Enum.any?(found, &(&1.message == "Snakepit.SharedMemory.Registry is suspended"))
 
@@ -302,7 +303,7 @@ defmodule Snakepit.SharedMemory.HealthTest do
         :sys.resume(Registry)
       end
 
-      assert %{status: :ok} = SharedMemory.health_check!(place)
+      assert %{status: :ok} = SharedMemory.health_check!([timeout: @patience] ++ place)
       assert {:messages, []} = Process.info(self(), :messages)
     end
   end

@@ -197,6 +197,46 @@ defmodule Snakepit.SharedMemory.WritersTest do
     end
   end
 
+  test "holders, waiters and the queue are killed at random: in the end it is free", context do
+    %{id: id, place: place} = context
+    SharedMemory.write!(id, <<0::64>>, place)
+
+    count = fn region ->
+      <<n::64>> = SharedMemory.read!(region)
+      :erlang.yield()
+      SharedMemory.write!(region, <<n + 1::64>>)
+    end
+
+    for _ <- 1..3 do
+      workers =
+        for _ <- 1..30 do
+          spawn_monitor(fn ->
+            for _ <- 1..50, do: SharedMemory.with_writer(id, [timeout: 60_000] ++ place, count)
+          end)
+        end
+
+      for {pid, _monitor} <- Enum.take_random(workers, 15) do
+        for _ <- 1..100, do: :erlang.yield()
+        Process.exit(pid, :kill)
+      end
+
+      kill_queue()
+
+      for {pid, monitor} <- workers do
+        assert_receive {:DOWN, ^monitor, :process, ^pid, reason}, 60_000
+        assert reason in [:normal, :killed, :noproc]
+      end
+    end
+
+    assert eventually(fn -> free?(id, place) end)
+    assert {:ok, _} = SharedMemory.write(id, "anybody", place)
+
+    assert eventually(fn ->
+             state = :sys.get_state(Writers)
+             {state.queues, state.watched, state.asking} == {%{}, %{}, %{}}
+           end)
+  end
+
   test "nothing is kept of those who are through", %{id: id, place: place} do
     for _ <- 1..50, do: SharedMemory.with_writer!(id, place, & &1)
     for _ <- 1..50, do: SharedMemory.with_writer("nobody", place, & &1)
