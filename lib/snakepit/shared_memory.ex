@@ -396,7 +396,7 @@ defmodule Snakepit.SharedMemory do
   """
   @spec with_writer(region(), options(), (Region.t() -> value)) :: result(value)
         when value: term()
-  def with_writer(region, opts \\ [], fun), do: Exclusive.with_writer(region, opts, fun)
+  def with_writer(region, opts \\ [], fun), do: noted(Exclusive.with_writer(region, opts, fun))
 
   @doc "Like `with_writer/3`, but returns what `fun` returned or raises."
   @spec with_writer!(region(), options(), (Region.t() -> value)) :: value when value: term()
@@ -474,7 +474,7 @@ defmodule Snakepit.SharedMemory do
       {:ok, []}
   """
   @spec release_session(String.t(), options()) :: result(map())
-  def release_session(id, opts \\ []), do: Sessions.release(:session, id, opts)
+  def release_session(id, opts \\ []), do: noted(Sessions.release(:session, id, opts))
 
   @doc "Like `release_session/2`, but returns the report or raises."
   @spec release_session!(String.t(), options()) :: map()
@@ -482,7 +482,7 @@ defmodule Snakepit.SharedMemory do
 
   @doc "Removes the regions of this VM that belong to a worker, as `release_session/2` does."
   @spec release_worker(String.t(), options()) :: result(map())
-  def release_worker(id, opts \\ []), do: Sessions.release(:worker, id, opts)
+  def release_worker(id, opts \\ []), do: noted(Sessions.release(:worker, id, opts))
 
   @doc "Like `release_worker/2`, but returns the report or raises."
   @spec release_worker!(String.t(), options()) :: map()
@@ -545,7 +545,7 @@ defmodule Snakepit.SharedMemory do
       true
   """
   @spec stats() :: result(Stats.t())
-  def stats, do: Stats.snapshot(:stats)
+  def stats, do: noted(Stats.snapshot(:stats))
 
   @doc "Like `stats/0`, but returns the statistics or raises."
   @spec stats!() :: Stats.t()
@@ -557,7 +557,7 @@ defmodule Snakepit.SharedMemory do
   Those of single regions in `get_region_info/2` go on.
   """
   @spec reset_stats() :: result(Stats.t())
-  def reset_stats, do: Stats.reset()
+  def reset_stats, do: noted(Stats.reset())
 
   @doc "Like `reset_stats/0`, but returns the statistics or raises."
   @spec reset_stats!() :: Stats.t()
@@ -584,7 +584,7 @@ defmodule Snakepit.SharedMemory do
       :not_found
   """
   @spec history(region(), options()) :: result([map()])
-  def history(region, opts \\ []), do: History.of(region, opts)
+  def history(region, opts \\ []), do: noted(History.of(region, opts))
 
   @doc "Like `history/2`, but returns the list or raises."
   @spec history!(region(), options()) :: [map()]
@@ -599,7 +599,7 @@ defmodule Snakepit.SharedMemory do
       true
   """
   @spec recommendations() :: result([Recommendations.t()])
-  def recommendations, do: Recommendations.now()
+  def recommendations, do: noted(Recommendations.now())
 
   @doc "Like `recommendations/0`, but returns the list or raises."
   @spec recommendations!() :: [Recommendations.t()]
@@ -627,7 +627,7 @@ defmodule Snakepit.SharedMemory do
       true
   """
   @spec health_check(options()) :: result(Health.report())
-  def health_check(opts \\ []), do: Health.check(opts, :call)
+  def health_check(opts \\ []), do: noted(Health.check(opts, :call))
 
   @doc "Like `health_check/1`, but returns the report or raises."
   @spec health_check!(options()) :: Health.report()

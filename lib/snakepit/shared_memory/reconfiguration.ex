@@ -10,7 +10,7 @@ defmodule Snakepit.SharedMemory.Reconfiguration do
 
   require Logger
 
-  alias Snakepit.SharedMemory.{Config, Error, Janitor, Registry, Telemetry}
+  alias Snakepit.SharedMemory.{Config, Error, Health, Janitor, Recorder, Registry, Telemetry}
 
   @type outcome :: %{applied: [atom()], needs_restart: [atom()], unchanged: [atom()]}
 
@@ -137,7 +137,11 @@ defmodule Snakepit.SharedMemory.Reconfiguration do
 
   # -- telling --------------------------------------------------------------------------------
 
-  defp tell(config), do: Enum.each(@told, &tell(&1, config))
+  defp tell(config) do
+    Recorder.setup(config.performance_monitoring)
+    Health.Monitor.set_interval(config.health_check_interval)
+    Enum.each(@told, &tell(&1, config))
+  end
 
   defp tell(process, config) do
     GenServer.call(process, {:reconfigure, config}, @to_be_taken_ms)

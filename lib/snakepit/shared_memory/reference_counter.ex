@@ -59,6 +59,7 @@ defmodule Snakepit.SharedMemory.ReferenceCounter do
     with {:ok, target} <- resolve(region, holder, opts, :increment) do
       Registry.refer(target, holder, :increment)
     end
+    |> noted()
   end
 
   @doc """
@@ -74,6 +75,7 @@ defmodule Snakepit.SharedMemory.ReferenceCounter do
     with {:ok, target} <- resolve(region, holder, opts, :decrement) do
       Registry.unrefer(target, holder, :decrement)
     end
+    |> noted()
   end
 
   @doc "How many refer to a region: in this VM, and attached readers of other OS processes that live."
@@ -84,6 +86,7 @@ defmodule Snakepit.SharedMemory.ReferenceCounter do
          {:ok, readers} <- os_readers(target, :get_count) do
       {:ok, owner(target) + Table.count(target.key) + readers}
     end
+    |> noted()
   end
 
   @doc "Who refers to a region. For looking, not for often: it goes through all mappings of this VM."
@@ -98,7 +101,11 @@ defmodule Snakepit.SharedMemory.ReferenceCounter do
          references(target) ++
          if(readers > 0, do: [entry(:os_reader, nil, nil, readers)], else: [])}
     end
+    |> noted()
   end
+
+  defp noted({:error, error}), do: {:error, Error.Log.note(error)}
+  defp noted(answer), do: answer
 
   defp owner(target), do: length(owners(target))
 

@@ -194,8 +194,8 @@ defmodule Snakepit.SharedMemory.Registry do
   @impl true
   # Its creator has stopped waiting. A creation under way finds that nobody takes the segment.
   def handle_cast({:abandon, key, token}, state) do
-    case Table.record(key) do
-      {:ok, %{token: ^token}} ->
+    case Table.reservation(key) do
+      %{token: ^token} ->
         {record, resources} = Table.take(key)
         if resources, do: {:ok, _} = Jobs.clean_up([resources], [])
         {:noreply, Admission.drain(disown(state, record))}

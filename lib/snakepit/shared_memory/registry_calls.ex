@@ -23,6 +23,9 @@ defmodule Snakepit.SharedMemory.RegistryCalls do
       {:again, :unknown} ->
         {:error, interrupted(record, operation)}
 
+      {:first, {:late, :untouched, _timeout}} = untouched ->
+        plain(untouched, operation)
+
       {_which, {:late, _how, timeout}} ->
         # A region that nobody was told of must not stay.
         GenServer.cast(Registry, {:abandon, record.target.key, token})

@@ -206,6 +206,12 @@ defmodule Snakepit.SharedMemory.Table do
     end
   end
 
+  @doc "The record of a region, whether it is there already or being created."
+  @spec reservation(Target.key()) :: Record.t() | nil
+  def reservation(key) do
+    with [{_key, record}] <- safe_lookup(@records, key), do: record, else: ([] -> nil)
+  end
+
   @spec known?(Target.key()) :: boolean()
   def known?(key), do: :ets.member(@records, key)
 

@@ -46,7 +46,7 @@ defmodule Snakepit.SharedMemory.Telemetry do
   | `[:cleanup, :marked]` | `count` (1) | `region` |
   | `[:cleanup, :expired]` | `count` (1), `bytes` | `region`, `reason`: `:idle` or `:unreferenced` |
   | `[:cleanup, :released]` | `regions`, `failed` (counts), `bytes` | `kind`: `:session` or `:worker`, `id` |
-  | `[:limit, _]` | `used`, `maximum` (in `unit`) | `limit` (the key of the configuration), `scope`: `:node`, `{:process, pid}` or `{:session, id}`, `unit`: `:regions` or `:bytes`, `recommendation` |
+  | `[:limit, _]` | `used`, `maximum`, both in what the metadata says | `limit` (the key of the configuration), `scope`: `:node`, `{:process, pid}` or `{:session, id}`, `unit`: `:regions` or `:bytes`, `recommendation` |
   | `[:health, :checked]` | `duration` (native units), `warnings`, `critical` (counts) | `namespace`, `source`: `:monitor` or `:call`, `status`, `report` as from `health_check/1` |
   """
 

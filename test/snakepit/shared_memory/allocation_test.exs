@@ -156,10 +156,10 @@ defmodule Snakepit.SharedMemory.AllocationTest do
 
     # A region that is not used goes first, so time enough has passed.
     defp outlives(use, place) do
-      used = SharedMemory.allocate_region!(4096, [name: "used", timeout: 200] ++ place)
+      used = SharedMemory.allocate_region!(4096, [name: "used", timeout: 1_000] ++ place)
       SharedMemory.write!(used, "x", place)
       SharedMemory.seal!(used, place)
-      idle = SharedMemory.allocate_region!(4096, [name: "idle", timeout: 400] ++ place)
+      idle = SharedMemory.allocate_region!(4096, [name: "idle", timeout: 2_000] ++ place)
       state = use.(:begin, used)
 
       assert eventually(fn ->
@@ -205,8 +205,8 @@ defmodule Snakepit.SharedMemory.AllocationTest do
     end
 
     test "a region that is written is not idle", %{place: place} do
-      used = SharedMemory.allocate_region!(4096, [name: "used", timeout: 200] ++ place)
-      idle = SharedMemory.allocate_region!(4096, [name: "idle", timeout: 400] ++ place)
+      used = SharedMemory.allocate_region!(4096, [name: "used", timeout: 1_000] ++ place)
+      idle = SharedMemory.allocate_region!(4096, [name: "idle", timeout: 2_000] ++ place)
 
       assert eventually(fn ->
                SharedMemory.write!(used, "x", place)

@@ -103,12 +103,12 @@ defmodule Snakepit.SharedMemory.DeadlineTest do
     SharedMemory.deallocate_region!(id, place)
     SharedMemory.allocate_region!(4096, [name: "twice"] ++ place)
 
-    GenServer.cast(Registry, {:abandon, record.target.key, record.request})
+    GenServer.cast(Registry, {:abandon, record.target.key, record.token})
     assert consistent?()
     assert {:ok, 2} = SharedMemory.write(id, "here", place)
 
     [record] = for record <- Table.records(), record.target.id == id, do: record
-    GenServer.cast(Registry, {:abandon, record.target.key, record.request})
+    GenServer.cast(Registry, {:abandon, record.target.key, record.token})
     assert consistent?()
     assert code(SharedMemory.write(id, "gone", place)) == :not_found
     assert eventually(fn -> TestDir.leftovers(place[:dir]) == [] end)

@@ -138,10 +138,11 @@ defmodule Snakepit.SharedMemory.HealthTest do
     end
 
     test "mapped here, and no reader there", %{id: id, place: place} do
-      :ets.insert(:snakepit_shm_counts, {key(id, place), 1})
+      ref = make_ref()
+      :ets.insert(:snakepit_shm_mappings, {ref, key(id, place), self(), nil, nil})
       assert [%{message: message, evidence: %{mappings: 1}}] = findings(place, :segments)
       assert message =~ "table of readers is empty"
-      :ets.delete(:snakepit_shm_counts, key(id, place))
+      :ets.delete(:snakepit_shm_mappings, ref)
     end
 
     test "a region that goes while it is looked at is no finding", %{id: id, place: place} do

@@ -3,11 +3,12 @@ defmodule Snakepit.SharedMemory.SurvivalTest do
   # SNAKEPIT_SURVIVAL_ROUNDS says how often each.
   use Snakepit.SharedMemory.Case, async: false
 
-  alias Snakepit.SharedMemory.{Expiry, Janitor, Jobs, Membership, ReferenceCounter}
-  alias Snakepit.SharedMemory.{Registry, Table}
+  alias Snakepit.SharedMemory.{Clock, Expiry, Health, Janitor, Jobs, Membership, Reconfiguration}
+  alias Snakepit.SharedMemory.{ReferenceCounter, Registry, Table, Writers}
 
   @rounds String.to_integer(System.get_env("SNAKEPIT_SURVIVAL_ROUNDS", "100"))
-  @supervised [Jobs.Supervisor, Registry, Expiry, Membership, Janitor]
+  @supervised [Jobs.Supervisor, Registry, Expiry, Membership, Janitor] ++
+                [Writers, Health.Monitor, Reconfiguration, Error.Log, Clock]
   # Fewer than the supervisor forgives, in its five seconds, which it counts by whole seconds.
   @forgiven 180
   @window_ms 6_500

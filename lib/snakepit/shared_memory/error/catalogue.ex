@@ -82,7 +82,9 @@ defmodule Snakepit.SharedMemory.Error.Catalogue do
     {:invalid_argument, :invalid_request, :info, "An argument has a wrong type.",
      "Pass what the message names."},
     {:not_mapped, :mapping_failed, :debug, "The calling process does not hold the region mapped.",
-     "Unmap a region once, from the process that mapped it."}
+     "Unmap a region once, from the process that mapped it."},
+    {:not_referenced, :invalid_request, :debug, "The holder has no reference to the region left.",
+     "Give a reference back once, from the process that took it."}
   ]
 
   @doc "All rows, in the order of the codes."

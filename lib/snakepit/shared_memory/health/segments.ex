@@ -20,8 +20,11 @@ defmodule Snakepit.SharedMemory.Health.Segments do
         {:error, _failure} -> %{}
       end
 
+    mapped = Enum.frequencies_by(audit.mappings, fn {_ref, key, _pid} -> key end)
+
     for record <- records,
-        wrong(record, listed[record.target.id]) != nil,
+        mappings = Map.get(mapped, record.target.key, 0),
+        wrong(record, listed[record.target.id], mappings) != nil,
         {message, evidence, remedy} <- List.wrap(look_again(record)) do
       evidence = Map.put(evidence, :region, record.target.id)
       Health.finding(:segments, :critical, message, evidence, remedy)
@@ -33,7 +36,7 @@ defmodule Snakepit.SharedMemory.Health.Segments do
   defp look_again(record) do
     found =
       case Native.inspect_segment(Target.native(record.target)) do
-        {:ok, report} -> wrong(record, report)
+        {:ok, report} -> wrong(record, report, length(Table.mappings(record.target.key)))
         {:error, {code, message, _segment, remedy}} -> {message, %{code: code}, remedy}
       end
 
@@ -42,11 +45,10 @@ defmodule Snakepit.SharedMemory.Health.Segments do
     if match?({:ok, %{token: ^token}}, Table.record(record.target.key)), do: found
   end
 
-  defp wrong(_record, nil), do: :not_listed
+  defp wrong(_record, nil, _mappings), do: :not_listed
 
-  defp wrong(%{target: %{key: key, id: id}}, report) do
+  defp wrong(%{target: %{id: id}}, report, mappings) do
     writer = report.platform_handle.writer_pid
-    mappings = Table.mappings(key)
 
     cond do
       Integer.to_string(writer) != System.pid() ->
