@@ -4,7 +4,7 @@ defmodule Snakepit.SharedMemory.Lifecycle do
   # are in `Snakepit.SharedMemory`.
 
   alias Snakepit.SharedMemory.{Config, Error, Jobs, Native, Options, Permissions, Reading, Region}
-  alias Snakepit.SharedMemory.{Registry, Sessions, Table, Target, Telemetry}
+  alias Snakepit.SharedMemory.{Registry, SecurityController, Sessions, Table, Target, Telemetry}
   alias Snakepit.SharedMemory.Table.Record
 
   @settings [
@@ -28,8 +28,7 @@ defmodule Snakepit.SharedMemory.Lifecycle do
               session: {{:nilable, :string}, nil},
               worker: {{:nilable, :string}, nil},
               tags: {:strings, []},
-              # The levels above it are not built yet, and none is promised in silence.
-              security_level: {{:in, [:standard]}, :standard}
+              security_level: {{:in, [:standard, :high, :maximum]}, :standard}
             ] ++ @settings ++ Target.schema()
 
   @map [access_mode: {{:in, [nil, :read_only, :read_write]}, nil}] ++ Target.schema()
@@ -53,6 +52,7 @@ defmodule Snakepit.SharedMemory.Lifecycle do
           {:ok, Target.t(), Native.writer()} | {:error, Error.t()}
   def create(size, options, operation) do
     with {:ok, config} <- Config.fetch(operation),
+         :ok <- SecurityController.check(options.security_level, options.name, operation),
          :ok <- check_size(size, config, operation) do
       target = Target.new(options.name || generate_id(), options, config)
       slots = options.slots || default_slots(size)

@@ -72,7 +72,7 @@ defmodule Snakepit.SharedMemory.AllocationTest do
           {:tags, "one", "a list of strings"},
           {:tags, [:one], "a list of strings"},
           {:tags, ["a" | "b"], "a list of strings"},
-          {:security_level, :high, ":standard"}
+          {:security_level, :low, ":standard"}
         ] do
       assert {:error, %Error{code: :invalid_option} = error} =
                SharedMemory.allocate_region(4096, [{option, value}] ++ place)
