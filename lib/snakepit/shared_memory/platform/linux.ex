@@ -31,6 +31,7 @@ defmodule Snakepit.SharedMemory.Platform.Linux do
     with {:ok, options} <- Options.validate(options, @allocate, :allocate_region),
          :ok <- placed(options, :namespace),
          :ok <- placed(options, :dir),
+         :ok <- text(region_id),
          :ok <- whole(size),
          segment = segment(region_id, size, options),
          {:ok, writer} <- Error.wrap(Native.create(segment), :allocate_region, region_id) do
@@ -58,6 +59,12 @@ defmodule Snakepit.SharedMemory.Platform.Linux do
       _ ->
         :ok
     end
+  end
+
+  defp text(id) do
+    if String.valid?(id),
+      do: :ok,
+      else: {:error, Options.invalid("region id", "a string", id, :allocate_region)}
   end
 
   defp whole(size) when is_integer(size) and size >= 0 and size <= 0xFFFF_FFFF, do: :ok
@@ -178,8 +185,9 @@ defmodule Snakepit.SharedMemory.Platform.Linux do
       :capabilities
   """
   @impl true
-  def capabilities(dir) when is_binary(dir) do
-    with {:ok, found} <- Error.wrap(Native.capabilities(dir), :capabilities, nil) do
+  def capabilities(dir) do
+    with :ok <- path(dir),
+         {:ok, found} <- Error.wrap(Native.capabilities(dir), :capabilities, nil) do
       {type, mount_point} = file_system(dir)
 
       {:ok,
@@ -195,8 +203,10 @@ defmodule Snakepit.SharedMemory.Platform.Linux do
     end
   end
 
-  def capabilities(dir) do
-    {:error, Options.invalid("directory", "a path", dir, :capabilities)}
+  defp path(dir) do
+    if is_binary(dir) and String.valid?(dir),
+      do: :ok,
+      else: {:error, Options.invalid("directory", "a path", dir, :capabilities)}
   end
 
   # proc_pid_mountinfo(5): field 5 is the mount point; after " - " come type, source and options.
