@@ -169,7 +169,7 @@ defmodule Snakepit.SharedMemory.ContractTest do
     end
   end
 
-  test "what waits for encryption, signatures and access control is refused by name", %{
+  test "R14.3 what waits for encryption, signatures and access control is refused by name", %{
     place: place,
     dir: dir
   } do

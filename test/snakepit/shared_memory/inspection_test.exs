@@ -1,7 +1,9 @@
 defmodule Snakepit.SharedMemory.InspectionTest do
   use Snakepit.SharedMemory.Case, async: true
 
-  test "what the value is, live, by id and by mapping, of our own and of others", %{place: place} do
+  test "R7.3 what the value is, live, by id and by mapping, of our own and of others", %{
+    place: place
+  } do
     id = SharedMemory.allocate_region!(4096, place)
 
     described =
@@ -32,7 +34,7 @@ defmodule Snakepit.SharedMemory.InspectionTest do
     {:ok, :ok} = Native.discard(writer)
   end
 
-  test "all that is known about a region of our own", %{place: place} do
+  test "R7.1 all that is known about a region of our own", %{place: place} do
     options = [name: "known", slots: 2, metadata: %{"any" => [:term]}] ++ place
     before = DateTime.utc_now()
     id = SharedMemory.allocate_region!(8192, options)

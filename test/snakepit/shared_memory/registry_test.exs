@@ -16,7 +16,10 @@ defmodule Snakepit.SharedMemory.RegistryTest do
     end)
   end
 
-  test "what a process owned goes when it dies, at once and completely", %{place: place, dir: dir} do
+  test "R11.2 what a process owned goes when it dies, at once and completely", %{
+    place: place,
+    dir: dir
+  } do
     {ids, owner} =
       in_process(fn ->
         for n <- 1..20, do: SharedMemory.allocate_region!(4096, [name: "owned#{n}"] ++ place)

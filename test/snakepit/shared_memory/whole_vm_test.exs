@@ -58,7 +58,7 @@ defmodule Snakepit.SharedMemory.WholeVmTest do
     assert sum(binary) == sum(pattern())
   end
 
-  test "reading a large value copies it once, and unmapping gives its memory back", %{
+  test "R5.2 reading a large value copies it once, and unmapping gives its memory back", %{
     place: place,
     dir: dir
   } do
