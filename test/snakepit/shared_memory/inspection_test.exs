@@ -71,7 +71,7 @@ defmodule Snakepit.SharedMemory.InspectionTest do
     assert %{state: :sealed, version: 2} = SharedMemory.get_region_info!(id, place)
   end
 
-  test "references are counted as they come and go", %{place: place} do
+  test "R3.1 R3.2 references are counted as they come and go", %{place: place} do
     id = SharedMemory.allocate_region!(4096, place)
     count = fn -> SharedMemory.get_region_info!(id, place).reference_count end
     one = SharedMemory.map_region!(id, place)

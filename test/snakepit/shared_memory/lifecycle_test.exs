@@ -251,7 +251,7 @@ defmodule Snakepit.SharedMemory.LifecycleTest do
   end
 
   describe "unmap_region" do
-    test "twice, by a stranger, or without a mapping: a named error and no change", %{
+    test "R3.5 twice, by a stranger, or without a mapping: a named error and no change", %{
       place: place
     } do
       id = SharedMemory.allocate_region!(4096, place)
@@ -333,7 +333,7 @@ defmodule Snakepit.SharedMemory.LifecycleTest do
     end
   end
 
-  test "1,000 regions at once, found by id, all gone in the end", %{place: place, dir: dir} do
+  test "R12.1 1,000 regions at once, found by id, all gone in the end", %{place: place, dir: dir} do
     ids =
       for n <- 1..1000,
           do: SharedMemory.allocate_region!(4096, [name: "r#{n}", slots: 1] ++ place)
