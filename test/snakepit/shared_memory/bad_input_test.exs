@@ -239,7 +239,7 @@ defmodule Snakepit.SharedMemory.BadInputTest do
       assert error.message =~ "unknown option :namespce", "#{name}: #{error.message}"
 
       # Sessions and workers are those of the node.
-      unless name in [:release_session, :release_worker] do
+      if name not in [:release_session, :release_worker] do
         assert error.message =~ "did you mean :namespace?", "#{name}: #{error.message}"
       end
     end
