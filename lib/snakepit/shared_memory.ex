@@ -122,7 +122,8 @@ defmodule Snakepit.SharedMemory do
     * `:reserve` - `:eager` takes the memory now, `:lazy` when it is touched. Default: `:eager`
     * `:permissions` - mode of the files, or a map with `:group` and `:other`, each `:read_write`,
       `:read_only` or `:none`, and `:owner`, which always is `:read_write`. Default: `0o600`
-    * `:security_level` - `:standard`, the only one there is
+    * `:security_level` - `:standard`. `:high` and `:maximum` are not there yet and refused, with code
+      `:unsupported`
     * `:schema_id` - 64 bits that tell layouts of the value apart. Default: 0
 
       iex> {:ok, id} = Snakepit.SharedMemory.allocate_region(8192, name: "doc-allocate", slots: 2)
@@ -422,8 +423,8 @@ defmodule Snakepit.SharedMemory do
     * `:owner_pid`, `:metadata` - nil and `%{}` for regions of other OS processes
     * `:reference_count` - the owner, the mappings and the other references of this VM, see
       `Snakepit.SharedMemory.ReferenceCounter`; `:reader_count` - attached readers of all OS processes
-    * `:cleanup_policy`, `:timeout`, `:access_mode`, `:permissions` (as a map), `:session`, `:worker`,
-      `:tags` - as allocated; nil and `[]` for regions of other OS processes
+    * `:cleanup_policy`, `:timeout`, `:access_mode`, `:permissions` (as a map), `:security_level`, `:session`,
+      `:worker`, `:tags` - as allocated; nil and `[]` for regions of other OS processes
     * `:marked` - whether the last reference has gone and the grace is running
     * `:platform_handle` - the OS process that writes it, its module and its file
 

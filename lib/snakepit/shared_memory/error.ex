@@ -24,7 +24,7 @@ defmodule Snakepit.SharedMemory.Error do
       {:not_found, "no-such-region", :read}
   """
 
-  alias Snakepit.SharedMemory.Error.{Catalogue, Foreign}
+  alias Snakepit.SharedMemory.Error.{Catalogue, Foreign, Handling}
 
   @io_classes %{
     allocate_region: :allocation_failed,
@@ -166,6 +166,24 @@ defmodule Snakepit.SharedMemory.Error do
 
   def class(%__MODULE__{code: code}), do: class(code)
   def class(code) when is_atom(code), do: Catalogue.fetch(code).class
+
+  @doc """
+  An error of code that deals with regions itself, as one of these: with a code, its context and a
+  remedy, and one line in the log.
+
+  `type` is a class of the design's (`t:class/0` but its last three); `context` a map or keyword list of
+  `:region_id`, `:operation`, `:platform`, `:process_id`, `:timestamp` and `:additional_info`, none of which need be
+  there; `original` what went wrong, any term, kept in `:additional_info`. One that is an error of ours already keeps
+  its code and what it says. The class of the answer is `type`, but that `:security_violation` is
+  `:permission_denied`: nothing finds violations yet.
+
+      iex> alias Snakepit.SharedMemory.Error
+      iex> {:error, error} = Error.handle_error(:allocation_failed, %{region_id: "r"}, :region_limit_exceeded)
+      iex> {error.code, error.region, error.remedy}
+      {:resource_exhausted, "r", "deallocate what is not needed, or raise :max_regions"}
+  """
+  @spec handle_error(class(), map() | keyword(), term()) :: {:error, t()}
+  def handle_error(type, context, original), do: Handling.handle(type, context, original)
 
   @doc """
   The same error as a `Snakepit.Error`, when Snakepit is loaded; else the error as it is.

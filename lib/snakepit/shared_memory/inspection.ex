@@ -93,6 +93,7 @@ defmodule Snakepit.SharedMemory.Inspection do
     timeout: nil,
     access_mode: nil,
     permissions: nil,
+    security_level: nil,
     session: nil,
     worker: nil,
     tags: []
@@ -112,6 +113,8 @@ defmodule Snakepit.SharedMemory.Inspection do
             timeout: record.timeout,
             access_mode: record.access_mode,
             permissions: Permissions.to_map(record.permissions),
+            # The only one that a region can be allocated with.
+            security_level: :standard,
             session: record.session,
             worker: record.worker,
             tags: record.tags

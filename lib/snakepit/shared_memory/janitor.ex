@@ -64,7 +64,7 @@ defmodule Snakepit.SharedMemory.Janitor do
   end
 
   @impl true
-  def handle_call({:reconfigure, config}, _from, state) do
+  def handle_call({:reconfigure, %Config{} = config}, _from, state) do
     changed? = watch(config) != watch(state.config)
     state = %{state | config: config}
     if changed?, do: {:reply, :ok, state, {:continue, :start}}, else: {:reply, :ok, state}
@@ -112,7 +112,8 @@ defmodule Snakepit.SharedMemory.Janitor do
 
   # -- what happened --------------------------------------------------------------------------
 
-  defp report({:process_ended, os_pid, name}, config) do
+  defp report({:process_ended, os_pid, name}, config)
+       when is_integer(os_pid) and is_binary(name) do
     Telemetry.process_ended(config.namespace, os_pid, name)
 
     Logger.debug("shared memory: process #{os_pid} (#{name}) has ended",
@@ -120,7 +121,7 @@ defmodule Snakepit.SharedMemory.Janitor do
     )
   end
 
-  defp report({:failed, reason}, config) do
+  defp report({:failed, reason}, config) when is_binary(reason) do
     Telemetry.cleanup_failed(config.namespace, reason)
 
     # Perhaps with each sweep from now on.
@@ -132,7 +133,9 @@ defmodule Snakepit.SharedMemory.Janitor do
     )
   end
 
-  defp report({:swept, swept}, config) do
+  defp report({:swept, %{recovered: recovered, cleared_readers: cleared} = swept}, config)
+       when is_list(swept.removed) and is_list(swept.corrupted) and is_list(recovered) and
+              is_integer(cleared) do
     Telemetry.swept(config.namespace, :janitor, swept)
 
     if swept.removed != [] do
@@ -145,6 +148,11 @@ defmodule Snakepit.SharedMemory.Janitor do
           "remedy: Snakepit.SharedMemory.cleanup_regions(corrupted: true)"
       )
     end
+  end
+
+  # Not the core's.
+  defp report(other, _config) do
+    Logger.warning("shared memory janitor: unexpected message: #{inspect(other, limit: 5)}")
   end
 
   # A namespace may hold thousands.

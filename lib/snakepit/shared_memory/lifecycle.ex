@@ -4,7 +4,7 @@ defmodule Snakepit.SharedMemory.Lifecycle do
   # are in `Snakepit.SharedMemory`.
 
   alias Snakepit.SharedMemory.{Config, Error, Jobs, Native, Options, Permissions, Reading, Region}
-  alias Snakepit.SharedMemory.{Registry, Sessions, Table, Target, Telemetry}
+  alias Snakepit.SharedMemory.{Registry, SecurityController, Sessions, Table, Target, Telemetry}
   alias Snakepit.SharedMemory.Table.Record
 
   @settings [
@@ -28,8 +28,7 @@ defmodule Snakepit.SharedMemory.Lifecycle do
               session: {{:nilable, :string}, nil},
               worker: {{:nilable, :string}, nil},
               tags: {:strings, []},
-              # The levels above it are not built yet, and none is promised in silence.
-              security_level: {{:in, [:standard]}, :standard}
+              security_level: {{:in, [:standard, :high, :maximum]}, :standard}
             ] ++ @settings ++ Target.schema()
 
   @map [access_mode: {{:in, [nil, :read_only, :read_write]}, nil}] ++ Target.schema()
@@ -53,6 +52,7 @@ defmodule Snakepit.SharedMemory.Lifecycle do
           {:ok, Target.t(), Native.writer()} | {:error, Error.t()}
   def create(size, options, operation) do
     with {:ok, config} <- Config.fetch(operation),
+         :ok <- SecurityController.check(options.security_level, options.name, operation),
          :ok <- check_size(size, config, operation) do
       target = Target.new(options.name || generate_id(), options, config)
       slots = options.slots || default_slots(size)
@@ -209,11 +209,17 @@ defmodule Snakepit.SharedMemory.Lifecycle do
 
       answer ->
         give_back(mapping)
-        with {:ok, _other} <- answer, do: {:error, stale_handle(handle, operation)}
+        another(answer, handle, operation)
     end
   end
 
   defp same_incarnation(_mapping, _region, _operation), do: :ok
+
+  # What the name stands for by now: a region that is not sealed never had a handle.
+  defp another({:error, %{code: code} = error}, _handle, _operation) when code != :not_sealed,
+    do: {:error, error}
+
+  defp another(_sealed_or_not, handle, operation), do: {:error, stale_handle(handle, operation)}
 
   defp stale_handle(handle, operation) do
     Error.new(:invalid_handle, "invalid handle: the region is not the one that it was made for",
@@ -301,8 +307,7 @@ defmodule Snakepit.SharedMemory.Lifecycle do
       {{:ok, writer, _reader}, %{"__snakepit_shm__" => _} = handle} ->
         case Error.wrap(Native.writer_handle(writer), :deallocate_region, target.id) do
           {:ok, ^handle} -> Registry.deallocate(target, :deallocate_region)
-          {:ok, _other} -> {:error, stale_handle(handle, :deallocate_region)}
-          {:error, error} -> {:error, error}
+          answer -> another(answer, handle, :deallocate_region)
         end
 
       {{:ok, _writer, _reader}, _region} ->

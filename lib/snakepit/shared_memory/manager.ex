@@ -25,7 +25,7 @@ defmodule Snakepit.SharedMemory.Manager do
   @type region_options :: %{
           optional(:permissions) => permission_set() | non_neg_integer(),
           optional(:timeout) => pos_integer() | nil,
-          optional(:security_level) => :standard,
+          optional(:security_level) => :standard | :high | :maximum,
           optional(:access_mode) => :read_only | :read_write,
           optional(:cleanup_policy) => :automatic | :manual | :reference_counted,
           optional(atom()) => term()

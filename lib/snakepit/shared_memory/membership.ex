@@ -37,6 +37,16 @@ defmodule Snakepit.SharedMemory.Membership do
   end
 
   @impl true
+  def handle_call(message, {pid, _tag}, membership) do
+    shown = inspect(message, limit: 5)
+    Logger.warning("shared memory membership: unexpected call from #{inspect(pid)}: #{shown}")
+    {:reply, {:error, :unexpected}, membership}
+  end
+
+  @impl true
+  def handle_cast(message, membership), do: handle_info(message, membership)
+
+  @impl true
   def handle_info(message, membership) do
     Logger.warning("shared memory membership: unexpected message: #{inspect(message, limit: 5)}")
     {:noreply, membership}

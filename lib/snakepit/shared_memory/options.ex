@@ -22,6 +22,7 @@ defmodule Snakepit.SharedMemory.Options do
           | :permissions
           | :timeout
           | :atom
+          | :datetime
           | {:integer, integer(), integer() | :infinity}
           | {:in, [term()]}
           | {:nilable, type()}
@@ -96,6 +97,7 @@ defmodule Snakepit.SharedMemory.Options do
   defp valid?(:permissions, value), do: match?({:ok, _}, Permissions.mode(value))
   defp valid?(:timeout, value), do: value in [nil, :default] or milliseconds?(value)
   defp valid?(:atom, value), do: is_atom(value) and value not in [nil, true, false]
+  defp valid?(:datetime, value), do: is_struct(value, DateTime)
   defp valid?({:in, values}, value), do: value in values
   defp valid?({:nilable, type}, value), do: is_nil(value) or valid?(type, value)
   defp valid?({:either, types}, value), do: Enum.any?(types, &valid?(&1, value))
@@ -127,7 +129,8 @@ defmodule Snakepit.SharedMemory.Options do
   defp expected(:strings), do: "a list of strings"
   defp expected(:permissions), do: Permissions.expected()
   defp expected(:timeout), do: "a positive number of milliseconds, or nil for never"
-  defp expected(:atom), do: "the name of a module"
+  defp expected(:atom), do: "an atom, such as the name of a module"
+  defp expected(:datetime), do: "a DateTime"
   defp expected({:in, values}), do: "one of #{Enum.map_join(values, ", ", &inspect/1)}"
   defp expected({:nilable, type}), do: expected(type)
   defp expected({:either, types}), do: Enum.map_join(types, " or ", &expected/1)

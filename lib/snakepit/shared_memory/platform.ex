@@ -36,7 +36,10 @@ defmodule Snakepit.SharedMemory.Platform do
   @callback allocate(region_id :: String.t(), size :: pos_integer(), options :: map()) ::
               result(platform_handle())
 
-  @doc "Maps a segment for reading. Takes no options yet."
+  @doc """
+  Maps a segment for reading. `:access_mode` is `:read_only`, which is also the default: `:read_write`
+  is refused with code `:unsupported`, for a segment has one writer, and that is the handle itself.
+  """
   @callback map(platform_handle(), options :: map()) :: result(mapping())
 
   @doc "Gives a mapping back; `size` is that of the segment."
@@ -45,7 +48,10 @@ defmodule Snakepit.SharedMemory.Platform do
   @doc "Removes the segment."
   @callback deallocate(platform_handle()) :: :ok | {:error, Error.t()}
 
-  @doc "What is known about the segment, from shared memory itself."
+  @doc """
+  What is known about the segment, from shared memory itself; and of its file `:name`, `:actual_size`,
+  `:access_time`, `:modify_time` (`DateTime`) and `:permissions` (its mode).
+  """
   @callback get_info(platform_handle()) :: result(map())
 
   @doc "What the machine can do in a directory, each thing tried."

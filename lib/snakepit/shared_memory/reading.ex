@@ -67,6 +67,9 @@ defmodule Snakepit.SharedMemory.Reading do
       {:error, :dirty} -> Error.wrap(Native.read_dirty(reader), :read, id)
       error -> Error.wrap(error, :read, id)
     end
+  rescue
+    # A mapping that was put together by hand: it is looked at no closer than that on this path.
+    ArgumentError -> {:error, Target.not_a_region(reader, :read)}
   end
 
   # Without a length: to the end of the value. What 64 bits cannot say is out of bounds anyway.

@@ -147,8 +147,9 @@ defmodule Snakepit.SharedMemory.ReferenceCounter do
     end
   end
 
-  defp check(holder, _operation) when is_reference(holder), do: :ok
-  defp check(holder, _operation) when is_pid(holder) and node(holder) == node(), do: :ok
+  defp check(holder, _operation)
+       when (is_pid(holder) or is_reference(holder)) and node(holder) == node(),
+       do: :ok
 
   defp check(holder, operation) do
     shown = inspect(holder, limit: 5, printable_limit: 60)
@@ -156,7 +157,7 @@ defmodule Snakepit.SharedMemory.ReferenceCounter do
     {:error,
      Error.new(:invalid_argument, "not a holder of references: #{shown}",
        operation: operation,
-       remedy: "pass a pid of this node, or a reference from make_ref/0"
+       remedy: "pass a pid of this node, or a reference of this node, from make_ref/0"
      )}
   end
 end

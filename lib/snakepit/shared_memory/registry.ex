@@ -14,7 +14,8 @@ defmodule Snakepit.SharedMemory.Registry do
   require Logger
 
   alias Snakepit.SharedMemory.{Admission, Call, Config, Error, Expiry, Jobs, Ledger, References}
-  alias Snakepit.SharedMemory.{RegistryCalls, Table, Telemetry, Waiting}
+  alias Snakepit.SharedMemory.{RegistryCalls, Table, Target, Telemetry, Waiting}
+  alias Snakepit.SharedMemory.Table.Record
 
   def start_link(config) do
     GenServer.start_link(__MODULE__, config, name: __MODULE__)
@@ -75,7 +76,10 @@ defmodule Snakepit.SharedMemory.Registry do
     {:reply, Map.merge(Ledger.audit(state.ledger), Table.snapshot()), state}
   end
 
-  def handle_call({:allocate, record, settings, operation}, from, state) do
+  # What looks like a request and is none must not get into the tables: the next registry would
+  # find it there as well.
+  def handle_call({:allocate, %Record{owner_pid: pid} = record, settings, operation}, from, state)
+      when is_pid(pid) do
     {:noreply, Admission.ask(state, record, settings, operation, from)}
   end
 
@@ -88,7 +92,7 @@ defmodule Snakepit.SharedMemory.Registry do
     end
   end
 
-  def handle_call({:deallocate, %{key: key, id: id}, operation}, from, state) do
+  def handle_call({:deallocate, %Target{key: key, id: id}, operation}, from, state) do
     with {:ok, _record} <- Table.record(key), {record, {writer, reader}} <- Table.take(key) do
       token = make_ref()
       {:ok, pid} = Jobs.remove(self(), token, writer, reader)
@@ -133,7 +137,8 @@ defmodule Snakepit.SharedMemory.Registry do
     {:reply, Table.count(key) == 0 and Table.drop_reader(key), state}
   end
 
-  def handle_call({:map, ref, key, pid, reader, writer, ours?}, _from, state) do
+  def handle_call({:map, ref, key, pid, reader, writer, ours?}, _from, state)
+      when is_reference(ref) and is_pid(pid) and is_reference(reader) and is_boolean(ours?) do
     cond do
       Table.mapping(ref) != nil -> {:reply, {:ok, ref}, state}
       # It was removed while it was being mapped.
@@ -158,7 +163,8 @@ defmodule Snakepit.SharedMemory.Registry do
     {:reply, Ledger.mapping(state.ledger, pid, key), state}
   end
 
-  def handle_call({:refer, target, holder, pid, token, operation}, _from, state) do
+  def handle_call({:refer, %Target{} = target, holder, pid, token, operation}, _from, state)
+      when is_pid(pid) do
     with {:ok, count} <- References.refer(target, holder, pid, token, operation) do
       {:reply, {:ok, count}, change(state, &Ledger.refer(&1, pid, target.key, holder))}
     else
@@ -166,7 +172,8 @@ defmodule Snakepit.SharedMemory.Registry do
     end
   end
 
-  def handle_call({:unrefer, target, holder, token, again?, operation}, _from, state) do
+  def handle_call({:unrefer, %Target{} = target, holder, token, again?, operation}, _from, state)
+      when is_boolean(again?) do
     case References.unrefer(target, holder, token, again?, operation) do
       {:released, record} ->
         state = state |> disown(record) |> change(&Ledger.own(&1, %{record | owned: false}))
@@ -181,7 +188,7 @@ defmodule Snakepit.SharedMemory.Registry do
   end
 
   # With other limits, who waits for room may have it now.
-  def handle_call({:reconfigure, config}, _from, state) do
+  def handle_call({:reconfigure, %Config{} = config}, _from, state) do
     {:reply, :ok, Admission.drain(%{state | config: config})}
   end
 

@@ -25,7 +25,7 @@ defmodule Snakepit.SharedMemory.Target do
     with {:ok, config} <- Config.fetch(operation) do
       case region do
         id when is_binary(id) -> named(id, options, config, operation)
-        %Region{} -> {:ok, new(region.id, Map.take(region, [:namespace, :dir]), config)}
+        %Region{} -> held(region, config, operation)
         %{"__snakepit_shm__" => _} -> from_handle(region, options, config, operation)
         other -> {:error, not_a_region(other, operation)}
       end
@@ -41,6 +41,25 @@ defmodule Snakepit.SharedMemory.Target do
     end
   end
 
+  # One that was put together by hand, or has come from another VM, has the form alone.
+  defp held(region, config, operation) do
+    if genuine?(region) do
+      {:ok, new(region.id, Map.take(region, [:namespace, :dir]), config)}
+    else
+      {:error, not_a_region(region, operation)}
+    end
+  end
+
+  defp genuine?(%Region{id: id, namespace: namespace, dir: dir, ref: ref, reader: reader})
+       when is_binary(id) and is_binary(namespace) and is_binary(dir) and is_reference(ref) do
+    Native.reader_version(reader)
+    true
+  rescue
+    ArgumentError -> false
+  end
+
+  defp genuine?(_region), do: false
+
   @doc "The region called `id`, where `options` say or the configuration does."
   @spec new(String.t(), map(), Config.t()) :: t()
   def new(id, options, config) do
@@ -54,7 +73,7 @@ defmodule Snakepit.SharedMemory.Target do
   @doc "The id that telemetry names, before anything has been checked."
   @spec id(term()) :: String.t() | nil
   def id(id) when is_binary(id), do: id
-  def id(%Region{id: id}), do: id
+  def id(%Region{id: id}) when is_binary(id), do: id
   def id(%{"name" => name}) when is_binary(name), do: name
   def id(_region), do: nil
 

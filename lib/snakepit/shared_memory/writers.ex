@@ -121,7 +121,12 @@ defmodule Snakepit.SharedMemory.Writers do
     if Call.take(flag), do: handle_call(message, from, state), else: {:noreply, state}
   end
 
-  def handle_call({:acquire, target, writer, ref, deadline, operation}, {pid, _} = from, state) do
+  def handle_call(
+        {:acquire, %Target{} = target, writer, ref, deadline, operation},
+        {pid, _} = from,
+        state
+      )
+      when is_reference(ref) and is_integer(deadline) do
     waiter = %{
       target: target,
       writer: writer,

@@ -71,7 +71,21 @@ defmodule Snakepit.SharedMemory.Writing do
         Error.wrap(error, operation, id)
     end
   rescue
-    ArgumentError -> {:error, not_iodata(data, operation)}
+    ArgumentError -> {:error, refused(writer, data, operation)}
+  end
+
+  # Which of them was not what it should be: a mapping that was put together by hand has no writer.
+  defp refused(writer, data, operation) do
+    if writer?(writer),
+      do: not_iodata(data, operation),
+      else: Target.not_a_region(writer, operation)
+  end
+
+  defp writer?(writer) do
+    Native.accesses(writer)
+    true
+  rescue
+    ArgumentError -> false
   end
 
   defp patch(_writer, _offset, _data, descriptor, _id) when descriptor != nil do
@@ -94,6 +108,8 @@ defmodule Snakepit.SharedMemory.Writing do
           Error.wrap(answer, :write, id)
       end
     end
+  rescue
+    ArgumentError -> {:error, refused(writer, data, :write)}
   end
 
   defp flatten(data) do
@@ -124,7 +140,14 @@ defmodule Snakepit.SharedMemory.Writing do
      )}
   end
 
-  def writer(%Region{writer: writer}, _target, _operation), do: {:ok, writer}
+  # What a write does with a made-up one it finds out itself, and at no cost to the others.
+  def writer(%Region{writer: writer}, _target, :write), do: {:ok, writer}
+
+  def writer(%Region{writer: writer} = region, _target, operation) do
+    if writer?(writer),
+      do: {:ok, writer},
+      else: {:error, Target.not_a_region(region, operation)}
+  end
 
   # Whatever has the handle's name by now, the value that it stands for is sealed.
   def writer(%{"__snakepit_shm__" => _}, target, operation) do

@@ -106,7 +106,7 @@ defmodule Snakepit.SharedMemory.ApplicationTest do
     SharedMemory.deallocate_region!(id)
   end
 
-  test "limits: named error with what was needed, and room again afterwards", %{place: place} do
+  test "R2.5 limits: named error with what was needed, and room again afterwards", %{place: place} do
     with_config([max_regions: 3, max_region_size: 8192, max_total_memory: 65_536], fn ->
       assert {:error, error} = SharedMemory.allocate_region(12_288, place)
       assert error.code == :resource_exhausted
@@ -129,7 +129,7 @@ defmodule Snakepit.SharedMemory.ApplicationTest do
     end)
   end
 
-  test "limits hold when many allocate at once", %{place: place} do
+  test "R12.3 limits hold when many allocate at once", %{place: place} do
     with_config([max_regions: 10], fn ->
       owner = [owner: self()] ++ place
 

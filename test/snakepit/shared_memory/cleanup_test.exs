@@ -25,7 +25,10 @@ defmodule Snakepit.SharedMemory.CleanupTest do
   defp cleanup(place, opts),
     do: SharedMemory.cleanup_regions!(Map.merge(Map.new(place), Map.new(opts)))
 
-  test "filters choose, a dry run only looks, names are whole names", %{place: place, dir: dir} do
+  test "R11.4 filters choose, a dry run only looks, names are whole names", %{
+    place: place,
+    dir: dir
+  } do
     names = ["sensor", "sensor_data", "sensor-2", "model"]
     orphans(place, names)
     mine = SharedMemory.allocate_region!(4096, [name: "mine"] ++ place)
@@ -64,7 +67,10 @@ defmodule Snakepit.SharedMemory.CleanupTest do
     assert TestDir.leftovers(dir) == []
   end
 
-  test "corrupted regions are reported, and removed only when asked", %{place: place, dir: dir} do
+  test "R8.2 corrupted regions are reported, and removed only when asked", %{
+    place: place,
+    dir: dir
+  } do
     %{"scribbled" => scribbled, "cut" => cut} = orphans(place, ["scribbled", "cut", "whole"])
     File.write!(scribbled, :binary.copy("garbage!", 1000))
     File.write!(cut, "")
@@ -82,7 +88,7 @@ defmodule Snakepit.SharedMemory.CleanupTest do
     assert TestDir.leftovers(dir) == []
   end
 
-  test "a region whose metadata was deleted is found again", %{place: place, dir: dir} do
+  test "R8.3 a region whose metadata was deleted is found again", %{place: place, dir: dir} do
     orphans(place, ["lost"])
     [meta] = Path.wildcard(Path.join(dir, "*.meta"))
     File.rm!(meta)
@@ -91,6 +97,44 @@ defmodule Snakepit.SharedMemory.CleanupTest do
     assert report.recovered == ["lost"]
     assert {:ok, _} = SharedMemory.get_region_info("lost", place)
     assert ids(cleanup(place, grace: 0).removed) == ["lost"]
+  end
+
+  test "R11.3 it disturbs nobody who works meanwhile", %{place: place, dir: dir} do
+    orphans(place, for(n <- 1..20, do: "orphan-#{n}"))
+    busy = SharedMemory.allocate_region!(4096, [name: "busy"] ++ place)
+    SharedMemory.write!(busy, <<0::64>>, place)
+
+    work = fn n ->
+      {:ok, _version} = SharedMemory.write(busy, <<n::64>>, place)
+      {:ok, <<_::64>>} = SharedMemory.read(busy, place)
+      {:ok, own} = SharedMemory.allocate_region(4096, [slots: 1] ++ place)
+      {:ok, region} = SharedMemory.map_region(own, place)
+      {:ok, 2} = SharedMemory.write(region, "mine")
+      {:ok, "mine"} = SharedMemory.read(own, place)
+      {:ok, ^own} = SharedMemory.unmap_region(region)
+      {:ok, ^own} = SharedMemory.deallocate_region(own, place)
+    end
+
+    workers = for _ <- 1..4, do: Task.async(fn -> Enum.each(1..50, work) end)
+
+    # Each with everything that it may do, until all work is done.
+    sweep = fn sweep, removed ->
+      report = cleanup(place, grace: 0, corrupted: true)
+      assert report.corrupted == []
+      removed = removed ++ report.removed
+      working? = Enum.any?(workers, &Process.alive?(&1.pid))
+      if working?, do: sweep.(sweep, removed), else: removed
+    end
+
+    removed = sweep.(sweep, [])
+    Task.await_many(workers, 60_000)
+    # One of ours only when its owner was about to remove it itself.
+    {orphans, others} = Enum.split_with(removed, &(&1.reason == "its writer died"))
+    assert ids(orphans) == Enum.sort(for n <- 1..20, do: "orphan-#{n}")
+    for region <- others, do: assert(region.reason =~ "closed")
+    assert {:ok, <<_::64>>} = SharedMemory.read(busy, place)
+    SharedMemory.deallocate_region!(busy, place)
+    assert eventually(fn -> TestDir.leftovers(dir) == [] end)
   end
 
   test "dead readers are cleared, and counted", %{place: place} do

@@ -24,7 +24,9 @@ defmodule Snakepit.SharedMemory.ConcurrencyTest do
   end
 
   for {size, slots} <- [{64, 1}, {64, 4}, {4000, 1}, {4000, 2}, {300_000, 1}, {300_000, 4}] do
-    test "no torn value: #{size} bytes, #{slots} slots, one writer, many readers", %{place: place} do
+    test "R6.1 R6.2 no torn value: #{size} bytes, #{slots} slots, one writer, many readers", %{
+      place: place
+    } do
       {size, slots} = {unquote(size), unquote(slots)}
       id = SharedMemory.allocate_region!(512 * 1024, [slots: slots] ++ place)
       region = SharedMemory.map_region!(id, place)
@@ -55,7 +57,9 @@ defmodule Snakepit.SharedMemory.ConcurrencyTest do
     end
   end
 
-  test "many processes write one region: every write has a version of its own", %{place: place} do
+  test "R6.3 many processes write one region: every write has a version of its own", %{
+    place: place
+  } do
     id = SharedMemory.allocate_region!(4096, place)
 
     versions =

@@ -45,7 +45,7 @@ defmodule Snakepit.SharedMemory.ConfigTest do
            }
   end
 
-  test "names the key that is wrong" do
+  test "R10.4 names the key that is wrong" do
     for {key, value} <- [
           enabled: "yes",
           namespace: :snakepit,

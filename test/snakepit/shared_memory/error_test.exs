@@ -5,7 +5,7 @@ defmodule Snakepit.SharedMemory.ErrorTest do
 
   doctest Error
 
-  test "the message says what, where and what to do" do
+  test "R8.4 the message says what, where and what to do" do
     error =
       Error.new(:not_found, "region not found: x", region: "x", operation: :read, remedy: "look")
 

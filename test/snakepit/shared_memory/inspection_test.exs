@@ -1,7 +1,9 @@
 defmodule Snakepit.SharedMemory.InspectionTest do
   use Snakepit.SharedMemory.Case, async: true
 
-  test "what the value is, live, by id and by mapping, of our own and of others", %{place: place} do
+  test "R7.3 what the value is, live, by id and by mapping, of our own and of others", %{
+    place: place
+  } do
     id = SharedMemory.allocate_region!(4096, place)
 
     described =
@@ -32,7 +34,7 @@ defmodule Snakepit.SharedMemory.InspectionTest do
     {:ok, :ok} = Native.discard(writer)
   end
 
-  test "all that is known about a region of our own", %{place: place} do
+  test "R7.1 all that is known about a region of our own", %{place: place} do
     options = [name: "known", slots: 2, metadata: %{"any" => [:term]}] ++ place
     before = DateTime.utc_now()
     id = SharedMemory.allocate_region!(8192, options)
@@ -41,7 +43,7 @@ defmodule Snakepit.SharedMemory.InspectionTest do
     assert Map.keys(info) |> Enum.sort() ==
              ~w(access_count access_mode bytes bytes_read bytes_written cleanup_policy created_at dtype
                 format generation id last_accessed marked metadata namespace owner_pid permissions
-                platform_handle reader_count reads reads_by_id reference_count session shape size
+                platform_handle reader_count reads reads_by_id reference_count security_level session shape size
                 slots state tags timeout version views worker writes)a
 
     assert %{
@@ -69,7 +71,7 @@ defmodule Snakepit.SharedMemory.InspectionTest do
     assert %{state: :sealed, version: 2} = SharedMemory.get_region_info!(id, place)
   end
 
-  test "references are counted as they come and go", %{place: place} do
+  test "R3.1 R3.2 references are counted as they come and go", %{place: place} do
     id = SharedMemory.allocate_region!(4096, place)
     count = fn -> SharedMemory.get_region_info!(id, place).reference_count end
     one = SharedMemory.map_region!(id, place)

@@ -30,7 +30,8 @@ defmodule Snakepit.SharedMemory.JanitorTest do
     end
   end
 
-  test "a killed writer's region is removed after the grace, and it is told", context do
+  test "R2.3 R11.2 a killed writer's region is removed after the grace, and it is told",
+       context do
     %{place: place, dir: dir, namespace: namespace} = context
     Listener.attach(self())
     janitor = start_janitor(place, grace: 50)
@@ -95,7 +96,10 @@ defmodule Snakepit.SharedMemory.JanitorTest do
     assert eventually(fn -> TestDir.leftovers(dir) == [] end)
   end
 
-  test "a removal is in the log, corruption too, and only once", %{place: place, dir: dir} do
+  test "R8.4 a removal is in the log, corruption too, and only once, with what to do", %{
+    place: place,
+    dir: dir
+  } do
     peer = Foreign.start(idle(place))
     allocate(peer, ["left", "broken"])
     broken = file_of("broken", place)
@@ -188,6 +192,37 @@ defmodule Snakepit.SharedMemory.JanitorTest do
     assert File.ls!(dir) == []
   end
 
+  test "R2.4 the start finds what a killed VM left, and nothing that a living one uses", %{
+    place: place,
+    dir: dir
+  } do
+    [dead, alive] = for _ <- 1..2, do: Foreign.start(idle(place))
+    stale = for n <- 1..50, do: "stale-#{n}"
+    allocate(dead, stale)
+    allocate(alive, ["used"])
+    broken = file_of("stale-1", place)
+    Foreign.kill(dead)
+    File.write!(broken, "no header at all")
+    assert length(SharedMemory.list_regions!(place)) == 50
+
+    later = Foreign.start([grace: 0] ++ place)
+
+    assert eventually(fn ->
+             for(%{id: "stale" <> _ = id} <- SharedMemory.list_regions!(place), do: id) == []
+           end)
+
+    assert {:ok, "of used"} = SharedMemory.read("used", place)
+    # What nobody can make sense of is left to a person.
+    assert %{corrupted: [%{id: "stale-1"}]} = SharedMemory.cleanup_regions!(place)
+
+    assert %{removed: [%{id: "stale-1"}]} =
+             SharedMemory.cleanup_regions!([corrupted: true] ++ place)
+
+    Foreign.stop(later)
+    Foreign.stop(alive)
+    assert File.ls!(dir) == []
+  end
+
   test "killed, it is started again and works; its thread ends", %{place: place, dir: dir} do
     with_config([grace: 0] ++ place, fn ->
       old = Process.whereis(Janitor)
@@ -215,7 +250,7 @@ defmodule Snakepit.SharedMemory.JanitorTest do
     assert {:ok, _} = Janitor.stats()
   end
 
-  test "one that cannot work says so, and the application runs", %{
+  test "R11.5 one that cannot work says so, and the application runs", %{
     place: place,
     namespace: namespace
   } do
@@ -233,5 +268,13 @@ defmodule Snakepit.SharedMemory.JanitorTest do
     assert_receive {:event, ^failed, %{count: 1}, %{namespace: ^namespace, reason: reason}}
     assert is_binary(reason)
     assert log =~ "cleanup of #{namespace} failed"
+    assert log =~ "remedy: check the directory /no/such/dir"
+
+    # One that is asked for says the same to who asks.
+    assert {:error, %Error{operation: :cleanup_regions} = error} =
+             SharedMemory.cleanup_regions(namespace: namespace, dir: "/no/such/dir")
+
+    assert error.message =~ "No such file or directory"
+    assert is_binary(error.remedy)
   end
 end

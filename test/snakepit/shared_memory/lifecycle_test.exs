@@ -2,13 +2,15 @@ defmodule Snakepit.SharedMemory.LifecycleTest do
   use Snakepit.SharedMemory.Case, async: true
 
   describe "allocate_region" do
-    test "generates ids that differ", %{place: place} do
+    test "R2.1 generates ids that differ, and knows each region by its own", %{place: place} do
       ids = for _ <- 1..20, do: SharedMemory.allocate_region!(4096, place)
       assert length(Enum.uniq(ids)) == 20
       assert Enum.all?(ids, &(&1 =~ ~r/\Ashm_\d+_[0-9a-f]{16}\z/))
+      assert Enum.map(SharedMemory.list_regions!(place), & &1.id) == Enum.sort(ids)
+      for id <- ids, do: assert(%{id: ^id} = SharedMemory.get_region_info!(id, place))
     end
 
-    test "takes every option as a keyword list or a map", %{place: place} do
+    test "R14.4 takes every option as a keyword list or a map", %{place: place} do
       options = [
         name: "all-options",
         owner: self(),
@@ -155,7 +157,7 @@ defmodule Snakepit.SharedMemory.LifecycleTest do
   end
 
   describe "map_region" do
-    test "by id: read-write for our own, read-only when asked", %{place: place} do
+    test "R5.5 by id: read-write for our own, read-only when asked", %{place: place} do
       id = SharedMemory.allocate_region!(4096, place)
       assert {:ok, %Region{id: ^id, size: 4096} = region} = SharedMemory.map_region(id, place)
       assert region.access_mode == :read_write
@@ -169,7 +171,7 @@ defmodule Snakepit.SharedMemory.LifecycleTest do
       assert error.remedy =~ "access_mode"
     end
 
-    test "mappings are closed each on its own", %{place: place} do
+    test "R5.2 mappings are closed each on its own", %{place: place} do
       id = SharedMemory.allocate_region!(4096, place)
       SharedMemory.write!(id, "shared", place)
       [first, second] = for _ <- 1..2, do: SharedMemory.map_region!(id, place)
@@ -249,7 +251,7 @@ defmodule Snakepit.SharedMemory.LifecycleTest do
   end
 
   describe "unmap_region" do
-    test "twice, by a stranger, or without a mapping: a named error and no change", %{
+    test "R3.5 twice, by a stranger, or without a mapping: a named error and no change", %{
       place: place
     } do
       id = SharedMemory.allocate_region!(4096, place)
@@ -331,7 +333,7 @@ defmodule Snakepit.SharedMemory.LifecycleTest do
     end
   end
 
-  test "1,000 regions at once, found by id, all gone in the end", %{place: place, dir: dir} do
+  test "R12.1 1,000 regions at once, found by id, all gone in the end", %{place: place, dir: dir} do
     ids =
       for n <- 1..1000,
           do: SharedMemory.allocate_region!(4096, [name: "r#{n}", slots: 1] ++ place)

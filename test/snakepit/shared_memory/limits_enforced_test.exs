@@ -150,7 +150,7 @@ defmodule Snakepit.SharedMemory.LimitsEnforcedTest do
     end)
   end
 
-  test "throttled: limits that are raised let in who waits", %{place: place} do
+  test "R12.5 throttled: limits that are raised let in who waits", %{place: place} do
     with_config([max_regions: 1, on_limit: {:throttle, 3_600_000}], fn ->
       SharedMemory.allocate_region!(4096, place)
       waiter = Task.async(fn -> SharedMemory.allocate_region(4096, place) end)

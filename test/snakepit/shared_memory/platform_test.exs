@@ -8,7 +8,7 @@ defmodule Snakepit.SharedMemory.PlatformTest do
 
   @callbacks [allocate: 3, map: 2, unmap: 2, deallocate: 1, get_info: 1, capabilities: 1]
 
-  test "R1.1 the platform is Linux, and every platform has an implementation" do
+  test "R1.5 every platform has the same calls, and this one is Linux" do
     assert Platform.detect_platform() == :linux
     assert Enum.sort(Platform.behaviour_info(:callbacks)) == Enum.sort(@callbacks)
 

@@ -98,7 +98,7 @@ defmodule Snakepit.SharedMemory.RecommendationsTest do
     assert %{severity: :warning, topic: :cleanup, evidence: %{failed: 2}} = warning
   end
 
-  test "slow allocations" do
+  test "R9.2 slow allocations" do
     slow = &[allocate: [count: 1000, times: times(%{100 => 1000 - &1, 20_000 => &1})]]
     assert [%{severity: :warning, topic: :allocation} = found] = recommend(slow.(11))
     assert found.message =~ "20 ms"
@@ -123,7 +123,7 @@ defmodule Snakepit.SharedMemory.RecommendationsTest do
     assert [%{evidence: %{regions: 9, ids: ~w(r1 r2 r3 r4 r5)}}] = recommend([], many)
   end
 
-  test "regions that nobody reads" do
+  test "R9.3 regions that nobody reads" do
     unread = &region([reads: 0, reads_by_id: 0, bytes_read: 0] ++ &1)
     idle = unread.(age_s: 300, reader_count: 0)
     assert [%{severity: :info, topic: :unused} = found] = recommend([], [idle, region([])])
@@ -141,7 +141,7 @@ defmodule Snakepit.SharedMemory.RecommendationsTest do
     assert recommend([], [unread.(age_s: 300, reader_count: 0, writes: 0)]) == []
   end
 
-  test "many small reads by id" do
+  test "R9.3 many small reads by id" do
     read = &region(reads: 20_000, reads_by_id: &1, bytes_read: 20_000 * &2)
     assert [%{severity: :info, topic: :lookup} = found] = recommend([], [read.(10_000, 4096)])
     assert %{id: "r", reads_by_id: 10_000, average: 4096} = found.evidence

@@ -30,8 +30,42 @@ defmodule Snakepit.SharedMemory.RegionTest do
   test "a made-up one is refused, the VM lives", %{place: place} do
     region = SharedMemory.map_region!(SharedMemory.allocate_region!(4096, place), place)
     forged = %{region | reader: make_ref(), writer: make_ref(), ref: make_ref()}
-    assert_raise ArgumentError, fn -> SharedMemory.read(forged) end
-    assert code(SharedMemory.unmap_region(forged)) == :not_mapped
+
+    for made_up <- [
+          forged,
+          %{region | reader: make_ref(), writer: make_ref()},
+          %{region | reader: region.writer, writer: region.reader},
+          %{region | reader: nil, writer: "x"},
+          %{region | id: :atom},
+          %{region | id: nil, reader: nil, writer: %{}},
+          %{region | namespace: 5, dir: self()},
+          %{region | ref: "x"}
+        ] do
+      broken = %{region | reader: made_up.reader, writer: made_up.writer}
+      holds? = made_up.reader == region.reader
+
+      for answer <- [
+            SharedMemory.map_region(made_up),
+            SharedMemory.unmap_region(made_up),
+            SharedMemory.deallocate_region(made_up),
+            SharedMemory.get_region_info(made_up),
+            SharedMemory.history(made_up),
+            SharedMemory.subscribe(made_up),
+            SharedMemory.binary(made_up),
+            SharedMemory.handle(made_up),
+            SharedMemory.seal(made_up),
+            SharedMemory.with_writer(made_up, & &1),
+            SharedMemory.read(made_up, max_age: 1),
+            SharedMemory.write(made_up, "x", offset: 0),
+            if(holds?, do: :skipped, else: SharedMemory.read(broken)),
+            if(holds?, do: :skipped, else: SharedMemory.write(broken, "x"))
+          ],
+          answer != :skipped do
+        assert code(answer) == :invalid_argument
+        assert elem(answer, 1).message =~ "not a region"
+      end
+    end
+
     assert code(SharedMemory.read(region)) == :empty
   end
 end

@@ -16,7 +16,10 @@ defmodule Snakepit.SharedMemory.RegistryTest do
     end)
   end
 
-  test "what a process owned goes when it dies, at once and completely", %{place: place, dir: dir} do
+  test "R11.2 what a process owned goes when it dies, at once and completely", %{
+    place: place,
+    dir: dir
+  } do
     {ids, owner} =
       in_process(fn ->
         for n <- 1..20, do: SharedMemory.allocate_region!(4096, [name: "owned#{n}"] ++ place)
@@ -77,7 +80,7 @@ defmodule Snakepit.SharedMemory.RegistryTest do
     assert eventually(fn -> TestDir.leftovers(dir) == [] end)
   end
 
-  test "counts are right when many processes map and die at once", %{place: place} do
+  test "R3.4 counts are right when many processes map and die at once", %{place: place} do
     id = SharedMemory.allocate_region!(4096, place)
     mapped = for _ <- 1..500, do: in_process(fn -> SharedMemory.map_region!(id, place) end)
     assert SharedMemory.get_region_info!(id, place).reference_count == 501
@@ -89,7 +92,7 @@ defmodule Snakepit.SharedMemory.RegistryTest do
     assert eventually(fn -> SharedMemory.get_region_info!(id, place).reference_count == 1 end)
   end
 
-  test "a crash of the registry loses no region and no count", %{place: place} do
+  test "R8.3 a crash of the registry loses no region and no count", %{place: place} do
     id = SharedMemory.allocate_region!(4096, place)
     SharedMemory.write!(id, "kept", place)
     region = SharedMemory.map_region!(id, place)

@@ -20,7 +20,7 @@ defmodule Snakepit.SharedMemory.WholeVmTest do
     assert eventually(fn -> threads("shm-subscribe") == 0 end)
   end
 
-  test "a sealed 100 MB region read as a binary adds no memory to the VM, and its mapping goes with the last binary",
+  test "R5.2 a sealed 100 MB region read as a binary adds no memory to the VM, and its mapping goes with the last binary",
        %{place: place, dir: dir} do
     # Shared by another process, so that this VM's only mappings are the owner's and the binary's.
     {handle, owner} = in_process(fn -> SharedMemory.share!(pattern(), place) end)
@@ -58,7 +58,7 @@ defmodule Snakepit.SharedMemory.WholeVmTest do
     assert sum(binary) == sum(pattern())
   end
 
-  test "reading a large value copies it once, and unmapping gives its memory back", %{
+  test "R5.2 reading a large value copies it once, and unmapping gives its memory back", %{
     place: place,
     dir: dir
   } do

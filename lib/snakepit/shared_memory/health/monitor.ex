@@ -42,7 +42,8 @@ defmodule Snakepit.SharedMemory.Health.Monitor do
   end
 
   @impl true
-  def handle_cast({:interval, interval}, state) do
+  def handle_cast({:interval, interval}, state)
+      when is_nil(interval) or (is_integer(interval) and interval > 0) do
     {:noreply, schedule(%{state | interval: interval})}
   end
 

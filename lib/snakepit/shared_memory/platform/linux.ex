@@ -18,6 +18,8 @@ defmodule Snakepit.SharedMemory.Platform.Linux do
     permissions: {{:integer, 0, 0o777}, 0o600}
   ]
 
+  @map [access_mode: {{:in, [:read_only, :read_write]}, :read_only}]
+
   defmodule Handle do
     @moduledoc false
     @enforce_keys [:writer, :segment]
@@ -29,6 +31,7 @@ defmodule Snakepit.SharedMemory.Platform.Linux do
     with {:ok, options} <- Options.validate(options, @allocate, :allocate_region),
          :ok <- placed(options, :namespace),
          :ok <- placed(options, :dir),
+         :ok <- text(region_id),
          :ok <- whole(size),
          segment = segment(region_id, size, options),
          {:ok, writer} <- Error.wrap(Native.create(segment), :allocate_region, region_id) do
@@ -58,6 +61,12 @@ defmodule Snakepit.SharedMemory.Platform.Linux do
     end
   end
 
+  defp text(id) do
+    if String.valid?(id),
+      do: :ok,
+      else: {:error, Options.invalid("region id", "a string", id, :allocate_region)}
+  end
+
   defp whole(size) when is_integer(size) and size >= 0 and size <= 0xFFFF_FFFF, do: :ok
 
   defp whole(size) do
@@ -66,12 +75,25 @@ defmodule Snakepit.SharedMemory.Platform.Linux do
 
   @impl true
   def map(%Handle{segment: segment}, options) do
-    with {:ok, _none} <- Options.validate(options, [], :map_region) do
+    with {:ok, options} <- Options.validate(options, @map, :map_region),
+         :ok <- for_reading(options.access_mode, segment) do
       Error.wrap(Native.attach(segment), :map_region, segment.name)
     end
   end
 
   def map(other, _options), do: {:error, no_handle(other, :map_region)}
+
+  defp for_reading(:read_only, _segment), do: :ok
+
+  defp for_reading(:read_write, segment) do
+    {:error,
+     Error.new(:unsupported, "a bare segment is written through its handle alone",
+       region: segment.name,
+       operation: :map_region,
+       remedy:
+         "map it :read_only; Snakepit.SharedMemory.map_region/2 has mappings to write through"
+     )}
+  end
 
   @impl true
   def unmap(mapping, size) when is_reference(mapping) and is_integer(size) do
@@ -93,10 +115,38 @@ defmodule Snakepit.SharedMemory.Platform.Linux do
 
   @impl true
   def get_info(%Handle{segment: segment}) do
-    Error.wrap(Native.inspect_segment(segment), :get_region_info, segment.name)
+    report = Native.inspect_segment(segment)
+
+    with {:ok, info} <- Error.wrap(report, :get_region_info, segment.name),
+         {:ok, file} <- file(segment, info) do
+      {:ok, Map.merge(info, file)}
+    end
   end
 
   def get_info(other), do: {:error, no_handle(other, :get_region_info)}
+
+  # The segment may be removed between the two looks.
+  defp file(%{dir: dir, name: id}, %{platform_handle: %{file: name}}) do
+    case File.stat(Path.join(dir, name), time: :posix) do
+      {:ok, stat} ->
+        {:ok,
+         %{
+           name: name,
+           actual_size: stat.size,
+           access_time: DateTime.from_unix!(stat.atime),
+           modify_time: DateTime.from_unix!(stat.mtime),
+           permissions: Bitwise.band(stat.mode, 0o7777)
+         }}
+
+      {:error, :enoent} ->
+        {:error, Error.not_found(id, :get_region_info)}
+
+      {:error, reason} ->
+        message = "the file of #{id} cannot be looked at: #{:file.format_error(reason)}"
+        remedy = "check the directory and its file system"
+        {:error, Error.new(:io, message, region: id, operation: :get_region_info, remedy: remedy)}
+    end
+  end
 
   defp no_handle(other, operation) do
     invalid("not a platform handle", other, "pass what allocate/3 returned", operation)
@@ -135,8 +185,9 @@ defmodule Snakepit.SharedMemory.Platform.Linux do
       :capabilities
   """
   @impl true
-  def capabilities(dir) when is_binary(dir) do
-    with {:ok, found} <- Error.wrap(Native.capabilities(dir), :capabilities, nil) do
+  def capabilities(dir) do
+    with :ok <- path(dir),
+         {:ok, found} <- Error.wrap(Native.capabilities(dir), :capabilities, nil) do
       {type, mount_point} = file_system(dir)
 
       {:ok,
@@ -152,8 +203,10 @@ defmodule Snakepit.SharedMemory.Platform.Linux do
     end
   end
 
-  def capabilities(dir) do
-    {:error, Options.invalid("directory", "a path", dir, :capabilities)}
+  defp path(dir) do
+    if is_binary(dir) and String.valid?(dir),
+      do: :ok,
+      else: {:error, Options.invalid("directory", "a path", dir, :capabilities)}
   end
 
   # proc_pid_mountinfo(5): field 5 is the mount point; after " - " come type, source and options.
