@@ -124,6 +124,10 @@ fn with_two_slots_or_as_an_observer_it_is_a_copy() {
         put(&mut writer, 8);
         assert!(!pinned.in_place() && counter_of(&pinned) == Some(7));
         pinned.release().unwrap();
+        writer.seal().unwrap();
+        let pinned = reader.pin().unwrap();
+        assert!(pinned.in_place() && holds(&pinned, 8), "sealed");
+        drop(pinned);
         reader.close().unwrap();
         writer.close().unwrap();
     }

@@ -9,7 +9,7 @@ use crate::platform::{self, fork};
 use crate::segment::corrupted;
 use crate::seqlock::{self, Started};
 use crate::value::ReadInfo;
-use crate::view::{Attachment, Held};
+use crate::view::{Attachment, Held, Pin, SealedView};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -31,6 +31,8 @@ pub struct Pinned {
 #[derive(Debug)]
 enum Place {
     InPlace(Held),
+    /// It never changes, and needs no pin.
+    Sealed(SealedView),
     Copied(Vec<u8>),
 }
 
@@ -38,7 +40,7 @@ impl SegmentReader {
     /// The current value, to be looked at where it lies. The writer passes its slot over until the
     /// last [`Pinned`] of it is dropped; it never waits for that.
     ///
-    /// Pinning cannot starve, however fast the writer is. Of n slots n - 2 can be pinned at a time, by
+    /// A sealed value is looked at in place without a pin. Otherwise pinning cannot starve, however fast the writer is. Of n slots n - 2 can be pinned at a time, by
     /// all readers together (any number may pin the same one), and a reader has one slot pinned at a
     /// time. Beyond that the value is copied, as it is for readers that may not write into the reader
     /// table, and in a forked child; [`Pinned::in_place`] tells. A pin of a process that dies is void
@@ -68,6 +70,9 @@ impl SegmentReader {
     /// Those of [`Self::read`]; [`ShmError::VersionConflict`] only where the value has to be copied.
     pub fn pin(&self) -> Result<Pinned> {
         let mapping = self.mapping();
+        if self.is_sealed() {
+            return self.sealed_instead();
+        }
         let pinned = self.attachment.pin(&self.attachment);
         if mapping.lost() {
             return Err(self.truncated());
@@ -91,6 +96,16 @@ impl SegmentReader {
             descriptor: info.descriptor()?,
             info: self.note(info),
             place: Place::InPlace(held),
+        })
+    }
+
+    fn sealed_instead(&self) -> Result<Pinned> {
+        let view = self.sealed()?;
+        Ok(Pinned {
+            attachment: self.attachment.clone(),
+            descriptor: view.descriptor(),
+            info: self.note(self.info()?),
+            place: Place::Sealed(view),
         })
     }
 
@@ -132,7 +147,7 @@ impl Attachment {
                 seen()
             }) || platform::barrier_everywhere()
         })?;
-        pins.pin = Some(crate::view::Pin {
+        pins.pin = Some(Pin {
             started,
             holders: 1,
         });
@@ -143,7 +158,7 @@ impl Attachment {
 impl Pinned {
     /// Whether these are the segment's own bytes; `false` when they had to be copied.
     pub fn in_place(&self) -> bool {
-        matches!(self.place, Place::InPlace(_))
+        !matches!(self.place, Place::Copied(_))
     }
 
     /// Whether the bytes have stayed as they were until now. Only a damaged or hostile reader table
@@ -158,6 +173,7 @@ impl Pinned {
                 };
                 !mapping.lost() && hazard::is_kept(mapping, started)
             }
+            Place::Sealed(view) => view.is_intact(),
             Place::Copied(_) => true,
         }
     }
@@ -206,6 +222,7 @@ impl std::ops::Deref for Pinned {
     fn deref(&self) -> &[u8] {
         match &self.place {
             Place::InPlace(held) => held.slice(self.info.len),
+            Place::Sealed(view) => view,
             Place::Copied(bytes) => bytes,
         }
     }
