@@ -274,10 +274,17 @@ defmodule Snakepit.SharedMemory do
   def seal!(region, opts \\ []), do: bang(seal(region, opts))
 
   @doc """
-  The value of a sealed region as a binary on the shared memory itself: no byte is copied.
+  The value of a region as a binary on the shared memory itself: no byte is copied.
 
   The mapping goes when the binary and all its sub-binaries have been garbage-collected. Copy
   (`:binary.copy/1`) the small part of a large value that you mean to keep for long.
+
+  Options:
+
+    * `:pin` - `true` for a region that is still written: the writer passes the value's slot over until
+      the binary has been garbage-collected. Of n slots n - 2 can be pinned at a time, by all readers of the
+      region in all processes, and one by each mapping; beyond that the value is copied. Default:
+      `false`, for sealed regions only
 
       iex> id = Snakepit.SharedMemory.allocate_region!(4096, slots: 1)
       iex> Snakepit.SharedMemory.write!(id, "for ever")

@@ -2,7 +2,17 @@ defmodule Snakepit.SharedMemory.Exchange do
   @moduledoc false
   # Values that change hands: put into a sealed region once, then passed on by a handle.
 
-  alias Snakepit.SharedMemory.{Access, Error, Lifecycle, Native, Options, Reading, Region}
+  alias Snakepit.SharedMemory.{
+    Access,
+    Error,
+    Lifecycle,
+    Native,
+    Options,
+    Reading,
+    Recorder,
+    Region
+  }
+
   alias Snakepit.SharedMemory.{Registry, Table, Target, Telemetry, Writing}
 
   @share Writing.description_schema() ++
@@ -117,14 +127,40 @@ defmodule Snakepit.SharedMemory.Exchange do
     end
   end
 
+  @binary [pin: {:boolean, false}] ++ Target.schema()
+
   @spec binary(term(), term()) :: {:ok, binary()} | {:error, Error.t()}
   def binary(region, opts) do
     Telemetry.span(:binary, Target.id(region), &bytes/1, fn ->
-      with {:ok, options} <- Options.validate(opts, Target.schema(), :binary),
+      with {:ok, options} <- Options.validate(opts, @binary, :binary),
            {:ok, target} <- Target.resolve(region, options, :binary) do
-        Access.viewed(target, view(region, target))
+        if options.pin,
+          do: pinned(region, target),
+          else: Access.viewed(target, view(region, target))
       end
     end)
+  end
+
+  # Held by the binary: it outlives the reader it was made with.
+  defp pinned(region, target) do
+    Table.used(target.key)
+
+    pinned =
+      Reading.with_reader(region, target, :binary, fn reader ->
+        Error.wrap(Native.reader_pin(reader), :binary, target.id)
+      end)
+
+    case pinned do
+      {:ok, {binary, true}} ->
+        Access.viewed(target, {:ok, binary})
+
+      {:ok, {binary, false}} ->
+        Recorder.copied(byte_size(binary))
+        {:ok, binary}
+
+      {:error, error} ->
+        {:error, error}
+    end
   end
 
   defp view(%{"__snakepit_shm__" => _} = handle, target), do: open(handle, target, :binary)

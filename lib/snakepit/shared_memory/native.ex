@@ -160,6 +160,9 @@ defmodule Snakepit.SharedMemory.Native do
   @spec reader_binary(reader()) :: answer(binary())
   def reader_binary(_reader), do: stub()
 
+  @spec reader_pin(reader()) :: answer({binary(), in_place? :: boolean()})
+  def reader_pin(_reader), do: stub()
+
   @spec reader_handle(reader()) :: answer(map())
   def reader_handle(_reader), do: stub()
 

@@ -50,6 +50,8 @@ pub(crate) mod header {
     pub const WRITER: usize = 136;
     /// `removed: u32`, 1 while and after the files are unlinked.
     pub const REMOVED: usize = 144;
+    /// `pinnable: u32`, 1 while the writer looks at the pins of every reader before it writes.
+    pub const PINNABLE: usize = 148;
     /// `orphaned: u64`, CLOCK_MONOTONIC nanoseconds when somebody first saw that the writer is gone
     /// and may come back; 0 = it is there, or gone for good.
     pub const ORPHANED: usize = 152;
@@ -65,6 +67,9 @@ pub(crate) mod control {
     pub const WAITERS: usize = 0;
     /// `high: u32`, entries of the reader table that were ever used lie below it.
     pub const HIGH: usize = 4;
+    /// `pins: u64`, a bit for each 64th part of the reader table in which somebody may have pinned a
+    /// slot.
+    pub const PINS: usize = 8;
 }
 
 /// Offsets in a reader-table entry.
@@ -98,6 +103,8 @@ pub(crate) mod slot {
 const _: () = {
     assert!(header::PUBLISH == HEADER_LEN && header::NOTIFY == header::PUBLISH + 8);
     assert!(header::STATE == 2 * CACHE_LINE && header::WRITER % 8 == 0);
+    assert!(header::PINNABLE == header::REMOVED + 4 && header::PINNABLE + 4 <= header::ORPHANED);
+    assert!(control::PINS % 8 == 0 && control::PINS + 8 <= READER_TABLE);
     assert!(header::ORPHANED % 8 == 0 && header::ORPHANED + 8 <= header::TAKEOVERS);
     assert!(header::DISCARDED + 8 <= 4 * CACHE_LINE);
     assert!(IDENTITY_AT + IDENTITY_LEN <= MIN_CAPACITY);

@@ -26,7 +26,7 @@
 //!
 //! # Layers
 //!
-//! Each module uses only those to its left: `error, sync, layout` → `copy, seqlock` → `platform` →
+//! Each module uses only those to its left: `error, sync, layout` → `copy, seqlock, hazard` → `platform` →
 //! `mapping, capabilities` → `name, participant` → `segment, reclaim` → `writer, reader` → `discovery, lifecycle` →
 //! `monitor` → `lib`. Unsafe code
 //! is in `mapping`, `copy` and `platform` alone.
@@ -34,6 +34,8 @@
 #![deny(unsafe_code)]
 
 mod error;
+#[cfg_attr(loom, allow(dead_code))]
+mod hazard;
 #[cfg_attr(loom, allow(dead_code))]
 pub mod layout;
 mod seqlock;

@@ -8,6 +8,7 @@
 
 use crate::copy;
 use crate::error::{Resource, Result, ShmError};
+use crate::hazard::Hazards;
 use crate::layout::{
     Geometry, IDENTITY_AT, IDENTITY_LEN, READER_ENTRY, READER_TABLE, SLOT_HEADER, SegmentState,
     control, header, reader_entry, slot as slot_field,
@@ -60,6 +61,12 @@ pub(crate) struct LoanToken {
 /// The segment was seen sealed, and so it is for ever. Holds for the mapping that made it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SealProof(());
+
+/// The slot is pinned, by the one entry that whoever holds this holds as well.
+#[derive(Debug)]
+pub(crate) struct PinToken {
+    pub(crate) slot: usize,
+}
 
 impl Mapping {
     /// Maps a file whose length was checked against `geometry`.
@@ -372,6 +379,15 @@ impl Mapping {
         unsafe { std::slice::from_raw_parts(at, len) }
     }
 
+    /// The bytes of a pinned slot. Panics unless the range fits: callers check first.
+    pub(crate) fn pinned_slice(&self, pin: &PinToken, len: usize) -> &[u8] {
+        let at = self.data_at(pin.slot, 0, len);
+        // SAFETY: in range and readable. The slot is pinned, so by the protocol the writer passes it
+        // over. As with a sealed one, a program that breaks the protocol can change these bytes; so
+        // can one that fills the table with pins against the rule (docs/limitations.md).
+        unsafe { std::slice::from_raw_parts(at, len) }
+    }
+
     /// Locks all pages in memory (mlock(2)).
     pub(crate) fn lock(&self) -> io::Result<()> {
         self.header.lock()?;
@@ -434,6 +450,32 @@ impl Words for Mapping {
         let at = self.control.as_ptr();
         // SAFETY: the control pages live as long as `self`; the constant is aligned and inside.
         unsafe { &*at.add(control::WAITERS).cast::<AtomicU32>() }
+    }
+}
+
+impl Hazards for Mapping {
+    #[inline]
+    fn pins(&self) -> &AtomicU64 {
+        let at = self.control.as_ptr();
+        // SAFETY: as `waiters`.
+        unsafe { &*at.add(control::PINS).cast::<AtomicU64>() }
+    }
+    #[inline]
+    fn pinnable(&self) -> &AtomicU32 {
+        self.header_u32(header::PINNABLE)
+    }
+    fn entries(&self) -> usize {
+        self.geometry.max_readers
+    }
+    fn used(&self) -> usize {
+        let high = self.reader_high().load(Ordering::Acquire) as usize;
+        high.min(self.geometry.max_readers)
+    }
+    fn taken(&self, entry: usize) -> bool {
+        self.reader_key(entry).load(Ordering::Relaxed) != 0
+    }
+    fn pinned_by(&self, entry: usize) -> &AtomicU32 {
+        self.reader_pin(entry)
     }
 }
 

@@ -6,6 +6,7 @@
 //! looks at the mark. One of the two sees the other.
 
 use crate::error::{Result, ShmError};
+use crate::hazard::Hazards;
 use crate::layout::{MAGIC, SegmentState, header, reader_entry::CLEARING};
 use crate::mapping::{Access, Mapping};
 use crate::meta::Meta;
@@ -51,7 +52,7 @@ pub(crate) struct Swept {
 
 /// Clears the table entries of dead readers: pins, waits, then the entry. Under the namespace lock.
 pub(crate) fn clear_dead_readers(mapping: &Mapping, participant: &Participant) -> usize {
-    let high = high(mapping);
+    let high = mapping.used();
     let mut cleared = 0;
     for index in 0..high {
         let key = mapping.reader_key(index).load(Ordering::Acquire);
@@ -83,14 +84,9 @@ pub(crate) fn clear_dead_readers(mapping: &Mapping, participant: &Participant) -
     cleared
 }
 
-fn high(mapping: &Mapping) -> usize {
-    let high = mapping.reader_high().load(Ordering::Acquire) as usize;
-    high.min(mapping.geometry().max_readers)
-}
-
 /// Living readers, by the table.
 pub(crate) fn readers(mapping: &Mapping) -> usize {
-    (0..high(mapping))
+    (0..mapping.used())
         .filter(|index| mapping.reader_key(*index).load(Ordering::SeqCst) != 0)
         .count()
 }
@@ -108,7 +104,7 @@ pub(crate) fn verdict(
         return Verdict::Written(pid);
     }
     // Not the entries of the dead, which a dry run leaves where they are.
-    let readers = (0..high(mapping))
+    let readers = (0..mapping.used())
         .map(|index| mapping.reader_key(index).load(Ordering::SeqCst))
         .filter(|key| *key != 0 && participant.is_alive(*key))
         .count();

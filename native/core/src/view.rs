@@ -2,16 +2,17 @@
 
 use crate::descriptor::Descriptor;
 use crate::error::{Resource, Result, ShmError};
+use crate::hazard;
 use crate::layout::flags;
-use crate::mapping::SealProof;
+use crate::mapping::{PinToken, SealProof};
 use crate::platform::{self, fork};
 use crate::reclaim;
 use crate::segment::{Segment, corrupted};
-use crate::seqlock::{self, NoValue, Words};
+use crate::seqlock::{self, NoValue, Started, Words};
 use crate::value::ReadInfo;
 use std::fs::File;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A segment with an entry in its reader table, which is given back when this is dropped: the reader
 /// and all its views hold it.
@@ -22,6 +23,68 @@ pub(crate) struct Attachment {
     entry: Option<usize>,
     /// Whoever closes looks by itself whether the segment has ended.
     closing: AtomicBool,
+    /// Not on the way of any other read.
+    pins: Mutex<Pins>,
+}
+
+/// What the entry of an attachment pins.
+#[derive(Debug, Default)]
+pub(crate) struct Pins {
+    pub pin: Option<Pin>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Pin {
+    pub started: Started,
+    /// Never 0.
+    pub holders: usize,
+}
+
+/// A share in the pin of an attachment.
+#[derive(Debug)]
+pub(crate) struct Held {
+    attachment: Arc<Attachment>,
+    token: PinToken,
+}
+
+impl Held {
+    /// Its share was counted in already.
+    pub(crate) fn new(attachment: Arc<Attachment>, slot: usize) -> Self {
+        Self {
+            attachment,
+            token: PinToken { slot },
+        }
+    }
+
+    pub(crate) fn slot(&self) -> usize {
+        self.token.slot
+    }
+
+    pub(crate) fn slice(&self, len: usize) -> &[u8] {
+        self.attachment
+            .segment
+            .mapping
+            .pinned_slice(&self.token, len)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let segment = &self.attachment.segment;
+        // In a forked child the pin is the parent's, and so is the lock, which nobody may free.
+        if segment.epoch != fork::epoch() {
+            return;
+        }
+        let mut pins = self.attachment.pins();
+        let Some(pin) = &mut pins.pin else { return };
+        pin.holders -= 1;
+        if pin.holders == 0 {
+            pins.pin = None;
+            if let Some(entry) = self.attachment.entry {
+                hazard::unpin(&segment.mapping, entry);
+            }
+        }
+    }
 }
 
 impl Attachment {
@@ -30,7 +93,13 @@ impl Attachment {
             segment,
             entry: None,
             closing: AtomicBool::new(false),
+            pins: Mutex::default(),
         }
+    }
+
+    pub(crate) fn pins(&self) -> MutexGuard<'_, Pins> {
+        // Nothing panics while it is held.
+        self.pins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes an entry of the reader table; `None` when the segment is being removed.
@@ -55,6 +124,7 @@ impl Attachment {
             segment: Arc::new(segment),
             entry: Some(entry),
             closing: AtomicBool::new(false),
+            pins: Mutex::default(),
         };
         // Pairs with the fence of a remover that has set the mark: it sees our entry or we see it.
         fence(Ordering::SeqCst);

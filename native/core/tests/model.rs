@@ -3,7 +3,8 @@
 mod support;
 
 use proptest::prelude::*;
-use snakepit_shm::{Descriptor, Integrity};
+use snakepit_shm::{Descriptor, Integrity, Pinned};
+use std::collections::BTreeSet;
 use support::Shm;
 
 #[derive(Debug, Clone)]
@@ -15,6 +16,9 @@ enum Step {
     Abandon(u8),
     Read,
     Range(usize, usize),
+    /// One of three readers pins the current value, or gives back what it has pinned.
+    Pin(usize),
+    Unpin(usize),
     Reopen,
 }
 
@@ -35,6 +39,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<u8>().prop_map(Step::Abandon),
         4 => Just(Step::Read),
         2 => (0usize..5000, 0usize..5000).prop_map(|(at, len)| Step::Range(at, len)),
+        3 => (0usize..3).prop_map(Step::Pin),
+        2 => (0usize..3).prop_map(Step::Unpin),
         1 => Just(Step::Reopen),
     ]
 }
@@ -55,9 +61,19 @@ fn run(slots: usize, crc: bool, steps: Vec<Step>) {
         .integrity(integrity);
     let mut writer = Some(options.create().unwrap());
     let mut reader = options.attach_reader().unwrap();
+    let pinners = [(); 3].map(|()| options.attach_reader().unwrap());
+    // What each has pinned, with what it was and is to stay.
+    let mut pins: [Vec<(Pinned, Vec<u8>)>; 3] = Default::default();
     let mut model: Option<Vec<u8>> = None;
     let mut version = 0;
     for step in steps {
+        for (pinned, value) in pins.iter().flatten() {
+            assert_eq!(&pinned[..], value);
+            assert!(pinned.is_intact());
+        }
+        let in_place = pins.iter().flatten().filter(|(pin, _)| pin.in_place());
+        let versions: BTreeSet<u64> = in_place.map(|(pin, _)| pin.version()).collect();
+        assert!(versions.len() <= slots.saturating_sub(2), "too many pinned");
         let w = writer.as_mut().unwrap();
         let (result, expected) = match &step {
             Step::Write(data) => {
@@ -111,6 +127,29 @@ fn run(slots: usize, crc: bool, steps: Vec<Step>) {
                 }
                 continue;
             }
+            Step::Pin(who) => {
+                match (&model, pinners[*who].pin()) {
+                    (Some(value), pinned) => {
+                        let pinned = pinned.unwrap();
+                        let room = slots > 2
+                            && (versions.len() < slots - 2 || versions.contains(&version));
+                        let free = pins[*who].iter().all(|(pin, _)| !pin.in_place());
+                        let same = pins[*who]
+                            .iter()
+                            .any(|(pin, _)| pin.in_place() && pin.version() == version);
+                        assert_eq!(pinned.in_place(), room && (free || same));
+                        pins[*who].push((pinned, value.clone()));
+                    }
+                    (None, pinned) => assert_eq!(pinned.unwrap_err().code(), "empty"),
+                }
+                continue;
+            }
+            Step::Unpin(who) => {
+                if let Some((pinned, _)) = pins[*who].pop() {
+                    pinned.release().unwrap();
+                }
+                continue;
+            }
             Step::Range(at, len) => {
                 let part = model.as_ref().and_then(|v| v.get(*at..at + len));
                 match (part, reader.read_range(*at, *len)) {
@@ -135,7 +174,10 @@ fn run(slots: usize, crc: bool, steps: Vec<Step>) {
         }
         assert_eq!(reader.version(), version);
     }
-    reader.close().unwrap();
+    drop(pins);
+    for reader in pinners.into_iter().chain([reader]) {
+        reader.close().unwrap();
+    }
     writer.unwrap().close().unwrap();
 }
 

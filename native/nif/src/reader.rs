@@ -7,7 +7,7 @@ use rustler::{Atom, Binary, Encoder, Env, NewBinary, OwnedBinary, Term};
 use snakepit_shm::{Resource, SegmentReader, ShmError};
 
 use crate::error::{Answer, Failure};
-use crate::resources::{ReaderResource, ViewResource};
+use crate::resources::{PinResource, ReaderResource, ViewResource};
 use crate::terms::json;
 use crate::terms::report::Info;
 
@@ -227,6 +227,15 @@ fn reader_version(reader: &ReaderResource) -> Answer<u64> {
 fn reader_binary<'a>(env: Env<'a>, reader: &ReaderResource) -> Answer<Term<'a>> {
     let view = reader.with(|reader| Ok(reader.sealed()?))?;
     Ok(ViewResource::binary(env, view).to_term(env))
+}
+
+/// Binary of the current value, where it lies, for as long as the binary is held; whether it lies there,
+/// or had to be copied. Dirty for that case.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn reader_pin<'a>(env: Env<'a>, reader: &ReaderResource) -> Answer<(Term<'a>, bool)> {
+    let pinned = reader.with(|reader| Ok(reader.pin()?))?;
+    let in_place = pinned.in_place();
+    Ok((PinResource::binary(env, pinned).to_term(env), in_place))
 }
 
 /// The handle of a sealed segment.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use arc_swap::{ArcSwapOption, Guard};
 use rustler::{Binary, Encoder, Env, LocalPid, Resource, ResourceArc, Term};
-use snakepit_shm::{SealedView, SegmentReader, SegmentWriter, ShmError};
+use snakepit_shm::{Pinned, SealedView, SegmentReader, SegmentWriter, ShmError};
 
 use crate::error::{Answer, Failure};
 use crate::tally::{Meter, Stripe, Tallies, Tally};
@@ -240,6 +240,20 @@ impl ReaderResource {
         Failure::Shm(ShmError::Closed {
             name: self.name.clone(),
         })
+    }
+}
+
+/// A value that stays as it is while zero-copy binaries point into it; given back with the last of
+/// them.
+pub struct PinResource(Pinned);
+
+#[rustler::resource_impl]
+impl Resource for PinResource {}
+
+impl PinResource {
+    /// A binary on the mapping itself, or on the copy that had to be made.
+    pub fn binary<'a>(env: Env<'a>, pinned: Pinned) -> Binary<'a> {
+        ResourceArc::new(Self(pinned)).make_binary(env, |pin| &pin.0)
     }
 }
 

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `reader`, `writer`, `loan` | the classes that users hold |
 //! | `attached`, `shared` | what a reader holds; what a writer does: free, on loan, closed |
-//! | `view` | what owns the memory under an array |
+//! | `view`, `pin` | what owns the memory under an array |
 //! | `array`, `buffer`, `bytes` | numpy, the buffer protocol, `bytes` |
 //! | `wait`, `fork`, `seconds` | signals, forked children, times |
 //! | `handle`, `discovery`, `options`, `error` | the core's other types in Python's terms |
@@ -29,6 +29,7 @@ mod fork;
 mod handle;
 mod loan;
 mod options;
+mod pin;
 mod reader;
 mod seconds;
 mod shared;
@@ -52,6 +53,8 @@ mod _native {
     use super::handle::{open_handle, remove_handle};
     #[pymodule_export]
     use super::loan::Loan;
+    #[pymodule_export]
+    use super::pin::{Pin, PinnedView};
     #[pymodule_export]
     use super::reader::{Reader, attach};
     #[pymodule_export]

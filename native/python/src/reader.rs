@@ -14,6 +14,7 @@ use crate::bytes;
 use crate::error::{Failure, Outcome};
 use crate::handle;
 use crate::options;
+use crate::pin::Pin;
 use crate::seconds::Seconds;
 use crate::view::{Copied, Keeper};
 use crate::wait;
@@ -197,6 +198,13 @@ impl Reader {
         self.array(py)
     }
 
+    /// Pins the value, to be looked at in place while the writer goes on.
+    fn pin(&self, py: Python<'_>) -> Outcome<Pin> {
+        let pinned = py.detach(|| self.attached.with_detached(SegmentReader::pin))?;
+        self.attached.mark_seen(pinned.version());
+        Ok(Pin::new(pinned))
+    }
+
     /// The value's bytes as a read-only memoryview.
     fn memoryview<'py>(&self, py: Python<'py>) -> Outcome<Bound<'py, PyAny>> {
         if let Some(array) = self.sealed_array(py)? {
@@ -342,7 +350,16 @@ impl Reader {
 
     /// Detaches. Calls of other threads that wait on this reader end with `ClosedError`.
     fn close(&self, py: Python<'_>) -> Outcome<()> {
-        self.kept.release(py, &self.attached.name)?;
+        let name = &self.attached.name;
+        self.kept.release(py, name)?;
+        let pinned = self.attached.with(py, |reader| Ok(reader.has_views()));
+        if matches!(pinned, Ok(true)) {
+            return Err(Failure::views_alive(
+                name,
+                format!("pins of segment {name} are still held"),
+                "release them, then close again",
+            ));
+        }
         self.detach(py)
     }
 

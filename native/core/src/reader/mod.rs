@@ -2,10 +2,12 @@
 
 mod failure;
 mod next;
+mod pin;
 mod wait;
 
 pub use crate::value::ReadInfo;
 pub use next::Next;
+pub use pin::Pinned;
 pub use wait::Waker;
 
 use crate::error::{Result, ShmError};

@@ -3,6 +3,7 @@
 use super::SegmentWriter;
 use crate::descriptor::Descriptor;
 use crate::error::{Result, ShmError};
+use crate::hazard::Lookout;
 use crate::layout::{SegmentState, publish_word};
 use crate::options::SegmentOptions;
 use crate::patch::Ranges;
@@ -39,7 +40,8 @@ impl SegmentOptions {
     pub fn attach_writer(&self) -> Result<SegmentWriter> {
         let (segment, _) = Segment::open(self, true)?;
         claim(&segment)?;
-        let mut writer = SegmentWriter::new(segment);
+        let lookout = Lookout::of_next(&segment.mapping);
+        let mut writer = SegmentWriter::new(segment, lookout);
         if let Err(error) = writer.resume() {
             writer.give_back(false);
             return Err(error);

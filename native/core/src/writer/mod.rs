@@ -8,6 +8,7 @@ pub(crate) use claim::torn_by_death;
 
 use crate::descriptor::Descriptor;
 use crate::error::{Result, ShmError};
+use crate::hazard::Lookout;
 use crate::layout::{SegmentState, flags};
 use crate::mapping::Mapping;
 use crate::options::SegmentOptions;
@@ -51,6 +52,8 @@ pub struct SegmentWriter {
     holds_claim: bool,
     /// Since there were many sleepers once.
     crowd: Option<Arc<crowd::Crowd>>,
+    /// What it knows of readers' pins.
+    lookout: Lookout,
 }
 
 impl SegmentOptions {
@@ -71,12 +74,13 @@ impl SegmentOptions {
     pub fn create(&self) -> Result<SegmentWriter> {
         let segment = Segment::create(self)?;
         tracing::debug!(name = %segment.name, file = %segment.file, "created");
-        Ok(SegmentWriter::new(segment))
+        let lookout = Lookout::of_new(&segment.mapping);
+        Ok(SegmentWriter::new(segment, lookout))
     }
 }
 
 impl SegmentWriter {
-    fn new(segment: Segment) -> Self {
+    fn new(segment: Segment, lookout: Lookout) -> Self {
         let geometry = *segment.mapping.geometry();
         // A new segment's slots are all zeros: they lack nothing of an empty value.
         Self {
@@ -89,6 +93,7 @@ impl SegmentWriter {
             rewritten: false,
             holds_claim: true,
             crowd: None,
+            lookout,
         }
     }
 

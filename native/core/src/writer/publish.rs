@@ -4,10 +4,11 @@ use super::SegmentWriter;
 use super::crowd::{self, Crowd};
 use crate::descriptor::Descriptor;
 use crate::error::{Resource, Result, ShmError};
+use crate::hazard;
 use crate::layout::{SegmentState, flags, publish_word};
 use crate::mapping::SlotWord;
 use crate::platform;
-use crate::seqlock::{self, Words};
+use crate::seqlock;
 use std::sync::atomic::Ordering;
 
 impl SegmentWriter {
@@ -85,14 +86,9 @@ impl SegmentWriter {
                 available: Some(0),
             });
         }
+        let current = (self.version != 0).then_some(self.current);
         let mapping = &self.segment.mapping;
-        let next = self.current + 1;
-        let slot = if self.version == 0 || next >= mapping.slots() {
-            0
-        } else {
-            next
-        };
-        seqlock::begin(mapping, slot, version);
+        let slot = hazard::begin(mapping, &mut self.lookout, current, version);
         Ok((slot, version))
     }
 

@@ -54,7 +54,7 @@ from ._errors import (
     VersionConflictError,
     ViewsAliveError,
 )
-from ._native import Loan, Reader, Writer, __version__, round_up_capacity
+from ._native import Loan, Pin, Reader, Writer, __version__, round_up_capacity
 from ._share import release, resolve, share
 from ._types import CleanupItem, CleanupReport, SegmentInfo, ValueInfo
 
@@ -78,6 +78,7 @@ __all__ = [
     "NotSealedError",
     "OutOfBoundsError",
     "PermissionDeniedError",
+    "Pin",
     "Reader",
     "ResourceExhaustedError",
     "SchemaMismatchError",

@@ -99,6 +99,16 @@ class Reader:
         ``None`` when there is nothing newer: then ``wait(reader.last_version)``. A segment with n
         slots holds the last n values, so a reader that is never more than n - 1 behind misses none.
         """
+    def pin(self) -> Pin:
+        """The value to look at in place while the writer goes on; release it soon.
+
+        Of n slots n - 2 can be pinned at a time, by all readers together, and one by each reader.
+        Beyond that the value is copied, which `Pin.in_place` tells; so it is by a forked child.
+
+        Raises:
+            EmptyError: Nothing was published yet.
+            VersionConflictError: It had to be copied, and was overwritten in every attempt.
+        """
     def read_range(self, offset: int, length: int) -> bytes:
         """A copy of ``length`` bytes of the value from ``offset`` on.
 
@@ -287,6 +297,50 @@ class Loan:
         _error: BaseException | None = None,
         _traceback: TracebackType | None = None,
     ) -> None: ...
+
+@final
+class Pin:
+    """A value that stays as it is; made by `Reader.pin`. Leaving its ``with`` block releases it."""
+
+    @property
+    def segment(self) -> str:
+        """The segment's name."""
+    @property
+    def version(self) -> int:
+        """The value's version."""
+    @property
+    def in_place(self) -> bool:
+        """Whether these are the segment's own bytes; false when they had to be copied."""
+    @property
+    def is_intact(self) -> bool:
+        """Whether the bytes have stayed as they were until now."""
+    def numpy(self) -> npt.NDArray[Any]:
+        """A read-only array over the value; it keeps the pin."""
+    def memoryview(self) -> builtins.memoryview:
+        """A read-only memoryview over the value's bytes; it keeps the pin."""
+    def release(self) -> None:
+        """Give the pin back; a second time does nothing.
+
+        Raises:
+            ViewsAliveError: An array over it is still alive.
+            VersionConflictError: The slot was taken against the rule; what was read may be wrong.
+            TruncatedError: The file was cut.
+        """
+    def __len__(self) -> int: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        _error: BaseException | None = None,
+        _traceback: TracebackType | None = None,
+    ) -> None: ...
+
+@final
+class PinnedView:
+    """What arrays over a pinned value keep alive."""
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]: ...
 
 @final
 class View:
