@@ -11,19 +11,53 @@ use crate::mapping::{Access, Mapping};
 use crate::meta::Meta;
 use crate::name::Place;
 use crate::participant::Participant;
-use crate::platform::{self, background};
+use crate::platform::{self, background, fork};
 use crate::segment::{Segment, corrupted, read_geometry, unlink_files};
 use crate::seqlock::{self, Words};
+use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// How long a crashed writer's segment waits for another to take over, unless configured otherwise.
 pub(crate) const GRACE: Duration = Duration::from_secs(10);
+/// What this process was told about that, by namespace.
+static GRACES: fork::PerProcess<Mutex<HashMap<Place, Duration>>> = fork::PerProcess::new();
 /// A process without a reaper looks at its namespace no more often than this.
 const OCCASION: Duration = Duration::from_secs(5);
+
+/// Sets the grace of what this process cleans up in passing: when it joins a namespace, creates, attaches
+/// or detaches.
+pub(crate) fn set_grace(place: &Place, grace: Duration) {
+    graces().insert(place.clone(), grace);
+}
+
+fn grace(place: &Place) -> Duration {
+    graces().get(place).copied().unwrap_or(GRACE)
+}
+
+fn graces() -> MutexGuard<'static, HashMap<Place, Duration>> {
+    GRACES.get().lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether a segment waits for another writer: its own has died, or has given it up. `writer` is whose claim
+/// it is, `since` the time since when nobody has it, as far as anybody has noticed.
+pub(crate) fn is_orphan(
+    state: SegmentState,
+    writer: u64,
+    since: u64,
+    is_alive: impl FnOnce(u64) -> bool,
+) -> bool {
+    match (state, writer) {
+        (SegmentState::Closed, _) => false,
+        // Closed after the seal rather than released.
+        (SegmentState::Sealed, 0) => since != 0,
+        (SegmentState::Active, 0) => true,
+        (_, writer) => !is_alive(writer),
+    }
+}
 
 /// What a segment is, to those who clean up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -226,6 +260,15 @@ pub(crate) fn sweep_segment(
     })
 }
 
+/// Looks at one segment on the way to something else, and does what is due.
+pub(crate) fn sweep_in_passing(
+    place: &Place,
+    name: &str,
+    participant: &Participant,
+) -> Result<Swept> {
+    sweep_segment(place, name, participant, grace(place), false)
+}
+
 /// Files with our magic and no metadata: their creator or remover died between two steps, or somebody
 /// deleted the `.meta`. The segment's own identity block brings it back, and the usual rules decide.
 pub(crate) fn recover_lost(place: &Place, participant: &Participant) -> Vec<String> {
@@ -320,7 +363,7 @@ pub(crate) fn on_occasion(place: &Place, participant: &Arc<Participant>) {
                     let Some(participant) = weak.upgrade() else {
                         return;
                     };
-                    let _ = sweep_segment(&place, &name, &participant, GRACE, false);
+                    let _ = sweep_in_passing(&place, &name, &participant);
                 }
             });
         }
@@ -338,7 +381,7 @@ fn sweep_leftovers(place: &Place, participant: &Participant) {
         if writer_lives(place, &name, participant).unwrap_or(false) {
             continue;
         }
-        if let Err(error) = sweep_segment(place, &name, participant, GRACE, false) {
+        if let Err(error) = sweep_in_passing(place, &name, participant) {
             tracing::debug!(%name, %error, "not swept");
         }
     }
@@ -379,7 +422,7 @@ fn sweep_own(segment: &Segment) -> Result<()> {
     if still_named(segment)?.is_none() {
         return Ok(());
     }
-    match sweep_segment(&segment.place, &segment.name, participant, GRACE, false) {
+    match sweep_in_passing(&segment.place, &segment.name, participant) {
         Ok(_) | Err(ShmError::NotFound { .. }) => Ok(()),
         Err(other) => Err(other),
     }
