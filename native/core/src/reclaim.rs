@@ -6,7 +6,10 @@
 //! looks at the mark. One of the two sees the other.
 
 use crate::error::{Result, ShmError};
-use crate::layout::{MAGIC, SegmentState, header, reader_entry::CLEARING};
+use crate::layout::{
+    MAGIC, READER_ENTRY, READER_TABLE, SegmentState, control, header,
+    reader_entry::{self, CLEARING},
+};
 use crate::mapping::{Access, Mapping};
 use crate::meta::Meta;
 use crate::name::Place;
@@ -211,6 +214,45 @@ pub(crate) fn tell_closed(mapping: &Mapping) {
     platform::futex_wake(mapping.notify());
 }
 
+/// What a sweep would find of a segment that a living process writes and of whose readers all live, which is
+/// most of them most of the time: nothing to do. Looked at without the lock and without a mapping, so that
+/// a sweep over ten thousand holds up nobody who creates or removes one. Anything else is `None`.
+pub(crate) fn at_work(place: &Place, meta: &Meta, participant: &Participant) -> Option<Swept> {
+    let file = platform::open_existing(&meta.path(place), false).ok()?;
+    let geometry = read_geometry(&meta.name, &file).ok()?;
+    let read = |bytes: &mut [u8], at: usize| {
+        let have = platform::read_at(file.as_fd(), bytes, at as u64).ok()?;
+        (have == bytes.len()).then_some(())
+    };
+    let u32_at = |at| {
+        let mut word = [0u8; 4];
+        read(&mut word, at)?;
+        Some(u32::from_le_bytes(word))
+    };
+    let mut writer = [0u8; 8];
+    read(&mut writer, header::WRITER)?;
+    let writer = u64::from_le_bytes(writer);
+    let high = u32_at(geometry.control + control::HIGH)? as usize;
+    let mut table = vec![0u8; high.min(geometry.max_readers) * READER_ENTRY];
+    read(&mut table, geometry.control + READER_TABLE)?;
+    let readers_live = table.chunks_exact(READER_ENTRY).all(|entry| {
+        let key = entry[reader_entry::KEY..].first_chunk();
+        let key = key.map_or(CLEARING, |key| u64::from_le_bytes(*key));
+        key == 0 || participant.is_alive(key)
+    });
+    let settled = geometry.created_ns == meta.created_ns
+        && u32_at(header::REMOVED)? == 0
+        && readers_live
+        && participant.is_alive(writer);
+    settled.then(|| Swept {
+        verdict: Verdict::Written(participant.describe(writer).map_or(0, |p| p.pid)),
+        removed: false,
+        cleared: 0,
+        bytes: geometry.file_len(platform::page_size()) as u64,
+        meta: meta.clone(),
+    })
+}
+
 /// Looks at one segment and does what is due. With `dry_run` only looks.
 pub(crate) fn sweep_segment(
     place: &Place,
@@ -275,6 +317,12 @@ pub(crate) fn recover_lost(place: &Place, participant: &Participant) -> Vec<Stri
     segment_files(place)
         .filter_map(|file| recover(place, participant, &file).ok().flatten())
         .collect()
+}
+
+/// Whether there are more or fewer files than names. A lost file and a name without its file make up for
+/// each other here; but then the name is found to be corrupted.
+pub(crate) fn files_unlike(place: &Place, names: &[String]) -> bool {
+    segment_files(place).count() != names.len()
 }
 
 /// Files that may be segments, by their names.
@@ -374,7 +422,7 @@ pub(crate) fn on_occasion(place: &Place, participant: &Arc<Participant>) {
 /// passed over without the lock, so that a thousand processes that start at once do not queue for it.
 fn sweep_leftovers(place: &Place, participant: &Participant) {
     let names = names(place).unwrap_or_default();
-    if segment_files(place).count() != names.len() {
+    if files_unlike(place, &names) {
         recover_lost(place, participant);
     }
     for name in names {
