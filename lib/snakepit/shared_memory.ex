@@ -69,7 +69,17 @@ defmodule Snakepit.SharedMemory do
   events.
   """
 
-  alias Snakepit.SharedMemory.{Cleanup, Error, Exchange, Exclusive, Health, History, Inspection}
+  alias Snakepit.SharedMemory.{
+    Adoption,
+    Cleanup,
+    Error,
+    Exchange,
+    Exclusive,
+    Health,
+    History,
+    Inspection
+  }
+
   alias Snakepit.SharedMemory.{Lifecycle, Reading, Recommendations, Reconfiguration, Region}
   alias Snakepit.SharedMemory.{Sessions, Stats, Subscription, Writing}
 
@@ -145,6 +155,45 @@ defmodule Snakepit.SharedMemory do
   def allocate_region!(size, opts \\ []), do: bang(allocate_region(size, opts))
 
   @doc """
+  Makes a region that another OS process left behind one of this VM, and answers its id.
+
+  A region is left behind, `:orphaned`, when the process that wrote it has died or given it up. It then
+  waits for its grace (`:grace` of the configuration) and is removed, unless somebody takes it over.
+  An adopted region is from then on like one that was allocated here: it has an owner, counts for
+  the limits, and goes with its owner or as its policy says. Its value stays, and versions go
+  on. One that is sealed stays as it is, and handles to it stay valid.
+
+  Options are those of `allocate_region/2` that do not concern the shared memory itself: `:owner`, `:metadata`,
+  `:cleanup_policy`, `:timeout`, `:access_mode`, `:session`, `:worker` and `:tags`. The region's name, size,
+  slots and permissions stay, and what the other process had noted of it has gone with that process.
+
+  Refused with `:segment_busy` while a living process writes the region, this VM included: of several who
+  adopt it at once, one has it. To write a region without owning it, see `map_region/2`.
+
+  An application that crashed finds what it had, when it starts again:
+
+      iex> alias Snakepit.SharedMemory
+      iex> adopted =
+      ...>   for region <- SharedMemory.list_regions!(orphaned: true) do
+      ...>     SharedMemory.adopt_region!(region.id, cleanup_policy: :manual)
+      ...>   end
+      iex> adopted
+      []
+      iex> id = SharedMemory.allocate_region!(4096)
+      iex> {:error, error} = SharedMemory.adopt_region(id)
+      iex> error.code
+      :segment_busy
+      iex> SharedMemory.deallocate_region!(id) == id
+      true
+  """
+  @spec adopt_region(region(), options()) :: result(id())
+  def adopt_region(region, opts \\ []), do: noted(Adoption.adopt(region, opts))
+
+  @doc "Like `adopt_region/2`, but returns the id or raises."
+  @spec adopt_region!(region(), options()) :: id()
+  def adopt_region!(region, opts \\ []), do: bang(adopt_region(region, opts))
+
+  @doc """
   Maps a region into this VM for the calling process, until it unmaps it or dies.
 
   Options:
@@ -152,7 +201,7 @@ defmodule Snakepit.SharedMemory do
     * `:access_mode` - `:read_only` or `:read_write`. Default: what is possible without taking
       anything from anybody: `:read_write` for regions of this VM, `:read_only` for others.
       `:read_write` on another's region takes its writer's place, and is refused (`:segment_busy`)
-      while there is one
+      while there is one. That place is given up again with the mapping; `adopt_region/2` keeps it
 
       iex> id = Snakepit.SharedMemory.allocate_region!(4096)
       iex> {:ok, region} = Snakepit.SharedMemory.map_region(id)
@@ -416,6 +465,7 @@ defmodule Snakepit.SharedMemory do
   What is known about a region.
 
     * `:id`, `:namespace`, `:size` (capacity in bytes), `:slots`, `:state` (`:active`, `:sealed`, `:closed`)
+    * `:orphaned` - whether its writer has died or given it up, and it waits for `adopt_region/2`
     * `:version`, `:bytes` - of the current value (0 before the first); `:generation` - how often the
       writer has changed
     * `:format` - what the value is: `:raw`, `:numpy` or `:arrow_ipc`; `:dtype` and `:shape` of an array,
@@ -459,6 +509,7 @@ defmodule Snakepit.SharedMemory do
     * `:min_size`, `:max_size` - bounds of its capacity in bytes
     * `:older_than` - created at least so many milliseconds ago
     * `:state` - `:active`, `:sealed` or `:closed`
+    * `:orphaned` - `true` for regions whose writer has died or given them up, see `adopt_region/2`
     * `:local` - `true` for regions of this VM, `false` for those of other OS processes
   """
   @spec list_regions(options()) :: result([map()])
@@ -575,7 +626,7 @@ defmodule Snakepit.SharedMemory do
   The latest changes of a region, oldest first, but not its writes.
 
   Each is a map of `:at` (`DateTime`), `:operation`, `:pid` (whose doing it was: the owner, of an
-  allocation) and `:details`, a map. Operations are `:allocate`, `:map` and `:unmap`, `:seal`, and for
+  allocation) and `:details`, a map. Operations are `:allocate` or `:adopt`, `:map` and `:unmap`, `:seal`, and for
   another OS process's region `:takeover` and `:handover` of the writer's place. As many are kept as
   the configuration key `:history_limit` says, as long as the region is there.
 

@@ -64,7 +64,7 @@ defmodule Snakepit.SharedMemory.Case do
     receive do
       {^ref, answer} -> {answer, pid}
     after
-      10_000 -> raise "the process gave no answer"
+      60_000 -> raise "the process gave no answer"
     end
   end
 

@@ -29,6 +29,9 @@ pub enum Unit {
     Ns,
     /// A number of things.
     Count,
+    /// How many a second; more is better.
+    #[serde(rename = "per_second")]
+    PerSecond,
 }
 
 /// What a figure is compared with.

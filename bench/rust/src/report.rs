@@ -215,6 +215,7 @@ pub fn table(rows: &[Row]) -> String {
 fn amount(value: f64, unit: Unit) -> String {
     match unit {
         Unit::Count => format!("{value:.0}"),
+        Unit::PerSecond => format!("{:.2} M/s", value / 1e6),
         Unit::Ns if value < 100.0 => format!("{value:.1} ns"),
         Unit::Ns if value < 10_000.0 => format!("{value:.0} ns"),
         Unit::Ns if value < 1e7 => format!("{:.1} µs", value / 1e3),

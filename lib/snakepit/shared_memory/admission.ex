@@ -159,23 +159,32 @@ defmodule Snakepit.SharedMemory.Admission do
   defp begin(state, %{record: record, operation: operation} = request) do
     token = record.token
     Table.put_record(%{record | state: {:creating, token}})
-    {:ok, pid} = Jobs.create(self(), token, Target.native(record.target, request.settings))
+    segment = Target.native(record.target, request.settings)
+    work = if record.adopted, do: &Jobs.adopt/3, else: &Jobs.create/3
+    {:ok, pid} = work.(self(), token, segment)
 
     %{state | ledger: Ledger.own(state.ledger, record)}
     |> Registry.put_job(token, :create, record.target.key, request.from, pid, operation)
   end
 
-  defp unused(%{target: target}, operation) do
-    if Table.known?(target.key) do
-      {:error,
-       Error.new(:already_exists, "region already exists: #{target.id}",
-         region: target.id,
-         operation: operation,
-         remedy: "choose another name, or deallocate the region first"
-       )}
-    else
-      :ok
-    end
+  defp unused(%{target: target} = record, operation) do
+    if Table.known?(target.key), do: {:error, taken(record, operation)}, else: :ok
+  end
+
+  defp taken(%{adopted: true, target: target}, operation) do
+    Error.new(:segment_busy, "region #{target.id} belongs to this VM already",
+      region: target.id,
+      operation: operation,
+      remedy: "use it by its id; get_region_info/2 says who owns it"
+    )
+  end
+
+  defp taken(%{target: target}, operation) do
+    Error.new(:already_exists, "region already exists: #{target.id}",
+      region: target.id,
+      operation: operation,
+      remedy: "choose another name, or deallocate the region first"
+    )
   end
 
   # Handlers of events are others' code: they run beside the registry, which they may call.

@@ -28,6 +28,7 @@ defmodule Snakepit.SharedMemory.Error do
 
   @io_classes %{
     allocate_region: :allocation_failed,
+    adopt_region: :allocation_failed,
     share: :allocation_failed,
     map_region: :mapping_failed,
     fetch: :mapping_failed,

@@ -9,6 +9,7 @@ defmodule Snakepit.SharedMemory.Inspection do
           owner: {{:nilable, :pid}, nil},
           state: {{:in, [nil, :active, :sealed, :closed]}, nil},
           local: {{:nilable, :boolean}, nil},
+          orphaned: {{:nilable, :boolean}, nil},
           session: {{:nilable, :string}, nil},
           worker: {{:nilable, :string}, nil},
           tag: {{:nilable, :string}, nil},
@@ -72,6 +73,7 @@ defmodule Snakepit.SharedMemory.Inspection do
   # Filters that are given must all hold.
   defp holds?({:owner, pid}, region, _now), do: region.owner_pid == pid
   defp holds?({:state, state}, region, _now), do: region.state == state
+  defp holds?({:orphaned, orphaned?}, region, _now), do: region.orphaned == orphaned?
   defp holds?({:local, local?}, region, _now), do: region.owner_pid != nil == local?
   defp holds?({:session, id}, region, _now), do: region.session == id
   defp holds?({:worker, id}, region, _now), do: region.worker == id

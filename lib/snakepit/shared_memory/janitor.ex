@@ -35,7 +35,12 @@ defmodule Snakepit.SharedMemory.Janitor do
   def init(config) do
     # So that `terminate/2` is called.
     Process.flag(:trap_exit, true)
-    {:ok, %__MODULE__{config: Config.current(config)}, {:continue, :start}}
+    config = Config.current(config)
+
+    # What is removed in passing, by a call that may come before the reaper runs, has that grace too. A
+    # namespace that is none is refused by name when the reaper starts.
+    _ = Native.set_grace(config.namespace, config.dir, config.grace)
+    {:ok, %__MODULE__{config: config}, {:continue, :start}}
   end
 
   @impl true

@@ -17,16 +17,22 @@ defmodule Snakepit.SharedMemory.Jobs do
   """
   @spec create(pid(), reference(), Native.segment()) :: {:ok, pid()} | {:error, term()}
   def create(registry, token, segment) do
-    start(fn ->
-      outcome = Native.create(segment)
+    start(fn -> hand_over(Native.create(segment), registry, token, &discard/1) end)
+  end
 
-      with {:ok, writer} <- outcome, :refused <- deliver(registry, token, outcome) do
-        discard(writer)
-      else
-        {:error, _} -> deliver(registry, token, outcome)
-        :accepted -> :ok
-      end
-    end)
+  @doc "The same with a segment that nobody writes any more; not taken, it is left as it was found."
+  @spec adopt(pid(), reference(), Native.segment()) :: {:ok, pid()} | {:error, term()}
+  def adopt(registry, token, segment) do
+    start(fn -> hand_over(Native.adopt(segment), registry, token, &release/1) end)
+  end
+
+  defp hand_over(outcome, server, token, undo) do
+    with {:ok, writer} <- outcome, :refused <- deliver(server, token, outcome) do
+      undo.(writer)
+    else
+      {:error, _} -> deliver(server, token, outcome)
+      :accepted -> :ok
+    end
   end
 
   @doc "Removes a segment and closes what was mapped of it, then tells `registry` the outcome."
@@ -51,14 +57,7 @@ defmodule Snakepit.SharedMemory.Jobs do
           {:ok, pid()} | {:error, term()}
   def take_over(writers, token, segment, deadline) do
     start(fn ->
-      outcome = keep_asking(segment, deadline, 1)
-
-      with {:ok, writer} <- outcome, :refused <- deliver(writers, token, outcome) do
-        warn(Native.release(writer))
-      else
-        {:error, _} -> deliver(writers, token, outcome)
-        :accepted -> :ok
-      end
+      hand_over(keep_asking(segment, deadline, 1), writers, token, &release/1)
     end)
   end
 
@@ -96,8 +95,15 @@ defmodule Snakepit.SharedMemory.Jobs do
   @doc "Closes one mapping, and gives back the writer's claim that it may hold."
   @spec unmap(Table.mapping()) :: Native.answer(:ok)
   def unmap({_ref, _key, _pid, reader, writer}) do
-    if writer, do: warn(Native.release(writer))
+    if writer, do: release(writer)
     Native.close_reader(reader)
+  end
+
+  @doc "Leaves a region's segment to whoever takes it over next."
+  @spec leave({Native.writer(), Native.reader() | nil}) :: :ok
+  def leave({writer, reader}) do
+    if reader, do: Native.close_reader(reader)
+    release(writer)
   end
 
   @doc "Removes a region's segment, with a warning in the log when that fails."
@@ -108,6 +114,7 @@ defmodule Snakepit.SharedMemory.Jobs do
   end
 
   defp discard(writer), do: warn(Native.discard(writer))
+  defp release(writer), do: warn(Native.release(writer))
 
   defp warn({:ok, :ok}), do: :ok
 

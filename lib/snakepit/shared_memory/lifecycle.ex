@@ -18,20 +18,28 @@ defmodule Snakepit.SharedMemory.Lifecycle do
     schema_id: {{:nilable, {:integer, 0, 0xFFFF_FFFF_FFFF_FFFF}}, nil}
   ]
 
+  # What belongs to the region as this VM knows it, not to its segment.
+  @bookkeeping [
+    owner: {{:nilable, :pid}, nil},
+    metadata: {:map, %{}},
+    access_mode: {{:in, [nil, :read_only, :read_write]}, nil},
+    cleanup_policy: {{:in, [:automatic, :manual, :reference_counted]}, :automatic},
+    timeout: {:timeout, :default},
+    session: {{:nilable, :string}, nil},
+    worker: {{:nilable, :string}, nil},
+    tags: {:strings, []}
+  ]
+
   @allocate [
               name: {{:nilable, :string}, nil},
-              owner: {{:nilable, :pid}, nil},
-              metadata: {:map, %{}},
-              access_mode: {{:in, [nil, :read_only, :read_write]}, nil},
-              cleanup_policy: {{:in, [:automatic, :manual, :reference_counted]}, :automatic},
-              timeout: {:timeout, :default},
-              session: {{:nilable, :string}, nil},
-              worker: {{:nilable, :string}, nil},
-              tags: {:strings, []},
               security_level: {{:in, [:standard, :high, :maximum]}, :standard}
-            ] ++ @settings ++ Target.schema()
+            ] ++ @bookkeeping ++ @settings ++ Target.schema()
 
   @map [access_mode: {{:in, [nil, :read_only, :read_write]}, nil}] ++ Target.schema()
+
+  @doc "The options that an adoption takes, too."
+  @spec bookkeeping_schema() :: Options.schema()
+  def bookkeeping_schema, do: @bookkeeping ++ Target.schema()
 
   @doc "The options of a creation, for `share/2` to add to its own."
   @spec allocate_schema() :: Options.schema()
@@ -65,23 +73,7 @@ defmodule Snakepit.SharedMemory.Lifecycle do
         |> Map.merge(%{size: size, slots: slots, permissions: mode})
         |> Map.put(:huge_pages, config.platform_options.linux.use_hugepages)
 
-      record = %Record{
-        target: target,
-        size: size,
-        bytes: size * slots,
-        slots: slots,
-        owner_pid: options.owner || self(),
-        metadata: options.metadata,
-        state: :live,
-        access_mode: options.access_mode,
-        timeout: timeout(options.timeout, config),
-        session: options.session,
-        worker: options.worker,
-        policy: options.cleanup_policy,
-        permissions: mode,
-        tags: options.tags
-      }
-
+      record = %{record(target, {size, slots}, options, config) | permissions: mode}
       Sessions.note(options, config)
 
       with {:ok, writer} <- Registry.allocate(record, settings, operation) do
@@ -90,10 +82,32 @@ defmodule Snakepit.SharedMemory.Lifecycle do
     end
   end
 
+  @doc "What the registry is to know of a region of this VM."
+  @spec record(Target.t(), {pos_integer(), pos_integer()}, map(), Config.t()) :: Record.t()
+  def record(target, {size, slots}, options, config) do
+    %Record{
+      target: target,
+      size: size,
+      bytes: size * slots,
+      slots: slots,
+      owner_pid: options.owner || self(),
+      metadata: options.metadata,
+      state: :live,
+      access_mode: options.access_mode,
+      timeout: timeout(options.timeout, config),
+      session: options.session,
+      worker: options.worker,
+      policy: options.cleanup_policy,
+      tags: options.tags
+    }
+  end
+
   defp timeout(:default, config), do: config.default_timeout
   defp timeout(timeout, _config), do: timeout
 
-  defp check_size(size, config, operation) when is_integer(size) do
+  @doc "Whether a region of that size may be created or adopted."
+  @spec check_size(term(), Config.t(), atom()) :: :ok | {:error, Error.t()}
+  def check_size(size, config, operation) when is_integer(size) do
     case size >= 0 and size <= 0xFFFF_FFFF and Native.round_up_capacity(size) do
       {:ok, ^size} when size <= config.max_region_size -> :ok
       {:ok, ^size} -> {:error, too_large(size, config, operation)}
@@ -103,7 +117,7 @@ defmodule Snakepit.SharedMemory.Lifecycle do
     end
   end
 
-  defp check_size(size, _config, operation) do
+  def check_size(size, _config, operation) do
     {:error, Options.invalid("size", "a number of bytes", size, operation)}
   end
 

@@ -72,6 +72,10 @@ defmodule Snakepit.SharedMemory.Native do
   @spec attach_writer(segment()) :: answer(writer())
   def attach_writer(_segment), do: stub()
 
+  # Of the size and the slots that the segment names; a sealed one, too.
+  @spec adopt(segment()) :: answer(writer())
+  def adopt(_segment), do: stub()
+
   @spec remove(segment()) :: answer(:ok)
   def remove(_segment), do: stub()
 
@@ -199,6 +203,9 @@ defmodule Snakepit.SharedMemory.Native do
 
   @spec join(String.t(), String.t()) :: answer(membership())
   def join(_namespace, _dir), do: stub()
+
+  @spec set_grace(String.t(), String.t(), non_neg_integer()) :: answer(:ok)
+  def set_grace(_namespace, _dir, _grace_ms), do: stub()
 
   @spec leave(membership()) :: :ok
   def leave(_membership), do: stub()

@@ -204,7 +204,7 @@ defmodule Snakepit.SharedMemory.Registry do
     case Table.reservation(key) do
       %{token: ^token} ->
         {record, resources} = Table.take(key)
-        if resources, do: {:ok, _} = Jobs.clean_up([resources], [])
+        if resources, do: undo(record, resources)
         {:noreply, Admission.drain(disown(state, record))}
 
       _ ->
@@ -236,6 +236,10 @@ defmodule Snakepit.SharedMemory.Registry do
     Logger.warning("shared memory registry: unexpected message: #{inspect(message, limit: 5)}")
     {:noreply, state}
   end
+
+  # What was adopted is still what it was to others.
+  defp undo(%{adopted: true}, resources), do: {:ok, _} = Jobs.run(fn -> Jobs.leave(resources) end)
+  defp undo(_record, resources), do: {:ok, _} = Jobs.clean_up([resources], [])
 
   # -- jobs -----------------------------------------------------------------------------------
 

@@ -257,7 +257,9 @@ defmodule Snakepit.SharedMemory.RegistryCalls do
   end
 
   defp interrupted(record, operation) do
-    Error.new(:closed, "the registry ended while the region was being created",
+    done = if record.adopted, do: "adopted", else: "created"
+
+    Error.new(:closed, "the registry ended while the region was being #{done}",
       region: record.target.id,
       operation: operation,
       remedy: "call again; nothing of this attempt stays"

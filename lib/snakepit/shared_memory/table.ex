@@ -26,7 +26,7 @@ defmodule Snakepit.SharedMemory.Table do
   defmodule Record do
     @moduledoc false
     @enforce_keys [:target, :size, :bytes, :slots, :owner_pid, :metadata, :state]
-    # token: which allocation it is; owned: whether the owner's reference counts; marked: since when
+    # token: which allocation it is; adopted: whether another OS process created it; owned: whether the owner's reference counts; marked: since when
     # (monotonic milliseconds) nobody refers to it.
     defstruct @enforce_keys ++
                 [
@@ -39,6 +39,7 @@ defmodule Snakepit.SharedMemory.Table do
                   policy: :automatic,
                   permissions: 0o600,
                   tags: [],
+                  adopted: false,
                   owned: true
                 ]
 
@@ -59,6 +60,7 @@ defmodule Snakepit.SharedMemory.Table do
             policy: :automatic | :manual | :reference_counted,
             permissions: non_neg_integer(),
             tags: [String.t()],
+            adopted: boolean(),
             owned: boolean()
           }
   end
@@ -249,7 +251,8 @@ defmodule Snakepit.SharedMemory.Table do
     Recorder.event(:allocated)
     # Somebody may still hold a mapping of an earlier region of this name.
     History.forget(key)
-    History.add(key, :allocate, record.owner_pid, %{size: record.size, slots: record.slots})
+    operation = if record.adopted, do: :adopt, else: :allocate
+    History.add(key, operation, record.owner_pid, %{size: record.size, slots: record.slots})
     :ets.insert(regions(), {key, writer, nil})
   end
 

@@ -10,6 +10,7 @@ defmodule Snakepit.SharedMemory.Telemetry do
   | Event (prefix `[:snakepit, :shared_memory]`) | Emitted by |
   |---|---|
   | `[:region, :allocate, _]` | `Snakepit.SharedMemory.allocate_region/2` |
+  | `[:region, :adopt, _]` | `Snakepit.SharedMemory.adopt_region/2` |
   | `[:region, :map, _]` | `Snakepit.SharedMemory.map_region/2` |
   | `[:region, :unmap, _]` | `Snakepit.SharedMemory.unmap_region/2` |
   | `[:region, :deallocate, _]` | `Snakepit.SharedMemory.deallocate_region/2` |
@@ -69,7 +70,8 @@ defmodule Snakepit.SharedMemory.Telemetry do
   ]
 
   # Each is a span, emitted with `span/4`, and has a row in the table as well.
-  @operations ~w(allocate map unmap deallocate write read seal binary share fetch subscribe with_writer)a
+  @operations ~w(allocate adopt map unmap deallocate write read seal binary share fetch subscribe
+                 with_writer)a
 
   @doc "Every event name that can be emitted."
   @spec events() :: [[atom()]]

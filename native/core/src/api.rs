@@ -26,8 +26,10 @@ pub use crate::writer::SegmentWriter;
 use crate::error::Result;
 use crate::name::Place;
 use crate::participant::{self, Participant};
+use crate::reclaim;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Keeps this process registered in a namespace while it has no segment of it, so that creating and
 /// attaching need not register it each time.
@@ -42,6 +44,23 @@ use std::sync::Arc;
 #[derive(Debug, Clone)]
 pub struct Membership {
     _participant: Arc<Participant>,
+}
+
+/// Sets how long the segment of a crashed writer waits for a takeover before this process, whenever it
+/// creates, attaches or detaches in the namespace, removes it in passing: 10 s unless set.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// use std::time::Duration;
+/// snakepit_shm::set_grace("docs", dir.path(), Duration::from_secs(60)).unwrap();
+/// ```
+///
+/// # Errors
+///
+/// [`ShmError::InvalidName`](crate::ShmError::InvalidName).
+pub fn set_grace(namespace: &str, dir: impl AsRef<Path>, grace: Duration) -> Result<()> {
+    reclaim::set_grace(&Place::new(dir.as_ref(), namespace)?, grace);
+    Ok(())
 }
 
 /// Registers this process in a namespace.

@@ -55,6 +55,8 @@ pub struct SegmentInfo {
     pub state: SegmentState,
     /// Length of the current value, in bytes; 0 when there is none or it is being overwritten.
     pub len: usize,
+    /// Whether it waits for another writer: its own has died, or has given it up.
+    pub orphaned: bool,
 }
 
 /// A change of what there is.
@@ -138,7 +140,39 @@ impl SegmentDiscovery {
     /// [`ShmError::PermissionDenied`] or [`ShmError::Io`] when the directory cannot be read or
     /// watched.
     pub fn list(&self) -> Result<Vec<SegmentInfo>> {
+        {
+            let mut memory = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            if matches!(&*memory, Memory::Fresh) {
+                *memory = Memory::AskedOnce;
+                drop(memory);
+                return self.glance();
+            }
+        }
         self.with_seen(Seen::list)
+    }
+
+    /// Looks at one segment after the other and keeps none: of ten thousand, mapped all at once, a process
+    /// that has as many itself would run out of memory areas.
+    fn glance(&self) -> Result<Vec<SegmentInfo>> {
+        let names = reclaim::names(&self.place)?;
+        let participant = match names.is_empty() {
+            true => None,
+            false => participant::join(&self.place).ok(),
+        };
+        let (mut pids, mut living) = (HashMap::new(), HashMap::new());
+        let mut infos = Vec::with_capacity(names.len());
+        for name in names {
+            let known = Known::open(&self.place, &name);
+            match known.and_then(|known| known.info(&mut pids, &mut living, participant.as_ref())) {
+                Ok(info) => infos.push(info),
+                Err(ShmError::NotFound { .. }) => {}
+                Err(error @ (ShmError::ResourceExhausted { .. } | ShmError::Io { .. })) => {
+                    return Err(error);
+                }
+                Err(error) => tracing::warn!(%name, %error, "isolated"),
+            }
+        }
+        Ok(infos)
     }
 
     /// Segments that nobody can attach to, and what is wrong with each.
@@ -221,9 +255,11 @@ impl Seen {
     fn list(&mut self, participant: Option<&Arc<Participant>>) -> Vec<SegmentInfo> {
         let mut infos = Vec::with_capacity(self.segments.len());
         let mut broken = Vec::new();
+        // Asked once for each process, not for each segment.
+        let mut living = HashMap::new();
         for (name, known) in &self.segments {
             let Ok(known) = known else { continue };
-            match known.info(&mut self.pids, participant) {
+            match known.info(&mut self.pids, &mut living, participant) {
                 Ok(info) => infos.push(info),
                 Err(error) => broken.push((name.clone(), error)),
             }
@@ -295,6 +331,7 @@ impl Known {
     fn info(
         &self,
         pids: &mut HashMap<u64, u32>,
+        living: &mut HashMap<u64, bool>,
         participant: Option<&Arc<Participant>>,
     ) -> Result<SegmentInfo> {
         let (meta, mapping) = (&self.meta, &self.mapping);
@@ -321,6 +358,12 @@ impl Known {
                 .and_then(|p| p.describe(key))
                 .map_or(0, |p| p.pid)
         };
+        // Whoever cannot look into the table condemns nobody.
+        let is_alive = |key| {
+            let look = || participant.is_none_or(|p| p.is_alive(key));
+            *living.entry(key).or_insert_with(look)
+        };
+        let since = mapping.orphaned_since();
         let created_at = since_1970(mapping.geometry().created_ns);
         Ok(SegmentInfo {
             name: meta.name.clone(),
@@ -344,6 +387,7 @@ impl Known {
             generation: mapping.generation().load(Ordering::Relaxed),
             state,
             len: if whole { len as usize } else { 0 },
+            orphaned: reclaim::is_orphan(state, key, since, is_alive),
         })
     }
 }

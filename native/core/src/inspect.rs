@@ -11,6 +11,7 @@ use crate::name::Place;
 use crate::options::SegmentOptions;
 use crate::participant::{self, Participant, ProcessInfo};
 use crate::platform;
+use crate::reclaim;
 use crate::segment::{corrupted, read_geometry};
 use serde::Serialize;
 use std::fs::File;
@@ -71,6 +72,8 @@ pub struct SegmentReport {
     pub writer: Option<ProcessInfo>,
     /// Whether that process lives; `None` when it cannot be known.
     pub writer_alive: Option<bool>,
+    /// Whether it waits for another writer: its own has died, or has given it up.
+    pub orphaned: bool,
     /// Version of the current value, 0 = none.
     pub version: u64,
     /// Slot of the current value.
@@ -176,6 +179,13 @@ impl Look {
         self.participant.as_ref()?.describe(key)
     }
 
+    fn orphaned(&self, writer: u64) -> Result<bool> {
+        let since = u64_at(&self.head, header::ORPHANED);
+        // Whoever cannot look into the table condemns nobody.
+        let is_alive = |key| self.participant.as_ref().is_none_or(|p| p.is_alive(key));
+        Ok(reclaim::is_orphan(self.state()?, writer, since, is_alive))
+    }
+
     fn published(&self) -> Result<(u64, usize)> {
         let (version, slot) = publish_word::unpack(u64_at(&self.head, header::PUBLISH));
         if slot < self.geometry.slots && version % 2 == 0 {
@@ -258,6 +268,7 @@ impl Look {
                 .as_ref()
                 .filter(|_| writer_key != 0)
                 .map(|p| p.is_alive(writer_key)),
+            orphaned: self.orphaned(writer_key)?,
             version,
             current_slot,
             len: current.map_or(0, |(len, _)| len),

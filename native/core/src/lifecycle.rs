@@ -10,6 +10,11 @@ use serde::Serialize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// A sweep over thousands makes way for others after so many segments, for so long: on a machine whose
+/// processors are all busy, whoever wakes up meanwhile would wait for milliseconds.
+const BATCH: usize = 32;
+const BREATH: Duration = Duration::from_micros(50);
+
 /// What to clean up, and how.
 ///
 /// ```
@@ -143,10 +148,15 @@ impl CleanupOptions {
         report: &mut CleanupReport,
     ) -> Result<()> {
         let module = self.module.as_deref().map(module_part).transpose()?;
-        if !self.dry_run {
+        let mut names = reclaim::names(place)?;
+        if !self.dry_run && reclaim::files_unlike(place, &names) {
             report.recovered = reclaim::recover_lost(place, participant);
+            names = reclaim::names(place)?;
         }
-        for name in reclaim::names(place)? {
+        for (at, name) in names.into_iter().enumerate() {
+            if at % BATCH == BATCH - 1 {
+                std::thread::sleep(BREATH);
+            }
             match self.look(place, participant, &name, module.as_deref(), report) {
                 // Removed by another in this moment.
                 Ok(()) | Err(ShmError::NotFound { .. }) => {}
@@ -159,6 +169,10 @@ impl CleanupOptions {
                     bytes: 0,
                 }),
             }
+        }
+        if !self.dry_run && !report.corrupted.is_empty() {
+            let found = reclaim::recover_lost(place, participant);
+            report.recovered.extend(found);
         }
         Ok(())
     }
@@ -184,7 +198,10 @@ impl CleanupOptions {
             });
             return Ok(());
         }
-        let swept = reclaim::sweep_segment(place, name, participant, self.grace, self.dry_run)?;
+        let swept = match reclaim::at_work(place, &meta, participant) {
+            Some(swept) => swept,
+            None => reclaim::sweep_segment(place, name, participant, self.grace, self.dry_run)?,
+        };
         report.cleared_readers += swept.cleared;
         let reason = match &swept.verdict {
             Verdict::Written(pid) => format!("written by process {pid}"),

@@ -86,9 +86,11 @@ impl Mapping {
             mapped.map_err(|source| map_error(name, len, source))
         };
         let writer = access == Access::Writer;
-        let header = map(0, geometry.control, writer)?;
-        let control = map(geometry.control, control_len, access != Access::Observer)?;
+        // Last first: the kernel hands out addresses downwards, and makes one area of neighbours that are
+        // neighbours in the file and mapped alike. A process may have 65,530 of them.
         let slots = map(slots_at, slots_len, writer)?;
+        let control = map(geometry.control, control_len, access != Access::Observer)?;
+        let header = map(0, geometry.control, writer)?;
         let range = |part: &MmapRaw| (part.as_ptr() as usize, part.len());
         let guard = Guard::new([range(&header), range(&control), range(&slots)]);
         Ok(Self {
@@ -201,6 +203,11 @@ impl Mapping {
     pub(crate) fn orphaned(&self) -> &AtomicU64 {
         assert_eq!(self.access, Access::Writer);
         self.header_u64(header::ORPHANED)
+    }
+
+    /// What `orphaned` says, for everybody.
+    pub(crate) fn orphaned_since(&self) -> u64 {
+        self.header_u64(header::ORPHANED).load(Ordering::Relaxed)
     }
 
     /// `takeovers`.

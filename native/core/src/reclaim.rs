@@ -7,24 +7,61 @@
 
 use crate::error::{Result, ShmError};
 use crate::hazard::Hazards;
-use crate::layout::{MAGIC, SegmentState, header, reader_entry::CLEARING};
+use crate::layout::{
+    MAGIC, READER_ENTRY, READER_TABLE, SegmentState, control, header,
+    reader_entry::{self, CLEARING},
+};
 use crate::mapping::{Access, Mapping};
 use crate::meta::Meta;
 use crate::name::Place;
 use crate::participant::Participant;
-use crate::platform::{self, background};
+use crate::platform::{self, background, fork};
 use crate::segment::{Segment, corrupted, read_geometry, unlink_files};
 use crate::seqlock::{self, Words};
+use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// How long a crashed writer's segment waits for another to take over, unless configured otherwise.
 pub(crate) const GRACE: Duration = Duration::from_secs(10);
+/// What this process was told about that, by namespace.
+static GRACES: fork::PerProcess<Mutex<HashMap<Place, Duration>>> = fork::PerProcess::new();
 /// A process without a reaper looks at its namespace no more often than this.
 const OCCASION: Duration = Duration::from_secs(5);
+
+/// Sets the grace of what this process cleans up in passing: when it joins a namespace, creates, attaches
+/// or detaches.
+pub(crate) fn set_grace(place: &Place, grace: Duration) {
+    graces().insert(place.clone(), grace);
+}
+
+fn grace(place: &Place) -> Duration {
+    graces().get(place).copied().unwrap_or(GRACE)
+}
+
+fn graces() -> MutexGuard<'static, HashMap<Place, Duration>> {
+    GRACES.get().lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether a segment waits for another writer: its own has died, or has given it up. `writer` is whose claim
+/// it is, `since` the time since when nobody has it, as far as anybody has noticed.
+pub(crate) fn is_orphan(
+    state: SegmentState,
+    writer: u64,
+    since: u64,
+    is_alive: impl FnOnce(u64) -> bool,
+) -> bool {
+    match (state, writer) {
+        (SegmentState::Closed, _) => false,
+        // Closed after the seal rather than released.
+        (SegmentState::Sealed, 0) => since != 0,
+        (SegmentState::Active, 0) => true,
+        (_, writer) => !is_alive(writer),
+    }
+}
 
 /// What a segment is, to those who clean up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -173,6 +210,45 @@ pub(crate) fn tell_closed(mapping: &Mapping) {
     platform::futex_wake(mapping.notify());
 }
 
+/// What a sweep would find of a segment that a living process writes and of whose readers all live, which is
+/// most of them most of the time: nothing to do. Looked at without the lock and without a mapping, so that
+/// a sweep over ten thousand holds up nobody who creates or removes one. Anything else is `None`.
+pub(crate) fn at_work(place: &Place, meta: &Meta, participant: &Participant) -> Option<Swept> {
+    let file = platform::open_existing(&meta.path(place), false).ok()?;
+    let geometry = read_geometry(&meta.name, &file).ok()?;
+    let read = |bytes: &mut [u8], at: usize| {
+        let have = platform::read_at(file.as_fd(), bytes, at as u64).ok()?;
+        (have == bytes.len()).then_some(())
+    };
+    let u32_at = |at| {
+        let mut word = [0u8; 4];
+        read(&mut word, at)?;
+        Some(u32::from_le_bytes(word))
+    };
+    let mut writer = [0u8; 8];
+    read(&mut writer, header::WRITER)?;
+    let writer = u64::from_le_bytes(writer);
+    let high = u32_at(geometry.control + control::HIGH)? as usize;
+    let mut table = vec![0u8; high.min(geometry.max_readers) * READER_ENTRY];
+    read(&mut table, geometry.control + READER_TABLE)?;
+    let readers_live = table.chunks_exact(READER_ENTRY).all(|entry| {
+        let key = entry[reader_entry::KEY..].first_chunk();
+        let key = key.map_or(CLEARING, |key| u64::from_le_bytes(*key));
+        key == 0 || participant.is_alive(key)
+    });
+    let settled = geometry.created_ns == meta.created_ns
+        && u32_at(header::REMOVED)? == 0
+        && readers_live
+        && participant.is_alive(writer);
+    settled.then(|| Swept {
+        verdict: Verdict::Written(participant.describe(writer).map_or(0, |p| p.pid)),
+        removed: false,
+        cleared: 0,
+        bytes: geometry.file_len(platform::page_size()) as u64,
+        meta: meta.clone(),
+    })
+}
+
 /// Looks at one segment and does what is due. With `dry_run` only looks.
 pub(crate) fn sweep_segment(
     place: &Place,
@@ -222,12 +298,27 @@ pub(crate) fn sweep_segment(
     })
 }
 
+/// Looks at one segment on the way to something else, and does what is due.
+pub(crate) fn sweep_in_passing(
+    place: &Place,
+    name: &str,
+    participant: &Participant,
+) -> Result<Swept> {
+    sweep_segment(place, name, participant, grace(place), false)
+}
+
 /// Files with our magic and no metadata: their creator or remover died between two steps, or somebody
 /// deleted the `.meta`. The segment's own identity block brings it back, and the usual rules decide.
 pub(crate) fn recover_lost(place: &Place, participant: &Participant) -> Vec<String> {
     segment_files(place)
         .filter_map(|file| recover(place, participant, &file).ok().flatten())
         .collect()
+}
+
+/// Whether there are more or fewer files than names. A lost file and a name without its file make up for
+/// each other here; but then the name is found to be corrupted.
+pub(crate) fn files_unlike(place: &Place, names: &[String]) -> bool {
+    segment_files(place).count() != names.len()
 }
 
 /// Files that may be segments, by their names.
@@ -316,7 +407,7 @@ pub(crate) fn on_occasion(place: &Place, participant: &Arc<Participant>) {
                     let Some(participant) = weak.upgrade() else {
                         return;
                     };
-                    let _ = sweep_segment(&place, &name, &participant, GRACE, false);
+                    let _ = sweep_in_passing(&place, &name, &participant);
                 }
             });
         }
@@ -327,14 +418,14 @@ pub(crate) fn on_occasion(place: &Place, participant: &Arc<Participant>) {
 /// passed over without the lock, so that a thousand processes that start at once do not queue for it.
 fn sweep_leftovers(place: &Place, participant: &Participant) {
     let names = names(place).unwrap_or_default();
-    if segment_files(place).count() != names.len() {
+    if files_unlike(place, &names) {
         recover_lost(place, participant);
     }
     for name in names {
         if writer_lives(place, &name, participant).unwrap_or(false) {
             continue;
         }
-        if let Err(error) = sweep_segment(place, &name, participant, GRACE, false) {
+        if let Err(error) = sweep_in_passing(place, &name, participant) {
             tracing::debug!(%name, %error, "not swept");
         }
     }
@@ -375,7 +466,7 @@ fn sweep_own(segment: &Segment) -> Result<()> {
     if still_named(segment)?.is_none() {
         return Ok(());
     }
-    match sweep_segment(&segment.place, &segment.name, participant, GRACE, false) {
+    match sweep_in_passing(&segment.place, &segment.name, participant) {
         Ok(_) | Err(ShmError::NotFound { .. }) => Ok(()),
         Err(other) => Err(other),
     }

@@ -10,7 +10,7 @@ use crate::name::{Place, module_part};
 use crate::options::{Reserve, SegmentOptions};
 use crate::participant::{self, Participant};
 use crate::platform::{self, Unnamed};
-use crate::reclaim::{self, GRACE, Swept};
+use crate::reclaim::{self, Swept};
 use crate::seqlock::{self, Words};
 use std::fs::File;
 use std::io;
@@ -48,7 +48,7 @@ impl Segment {
         reclaim::on_occasion(&place, &participant);
         if meta_path.symlink_metadata().is_ok() {
             // Spares building it; the link below decides. What the dead left is no owner.
-            let swept = reclaim::sweep_segment(&place, &options.name, &participant, GRACE, false);
+            let swept = reclaim::sweep_in_passing(&place, &options.name, &participant);
             if !matches!(
                 swept,
                 Ok(Swept { removed: true, .. }) | Err(ShmError::NotFound { .. })

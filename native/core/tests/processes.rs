@@ -2,7 +2,7 @@
 
 mod support;
 
-use snakepit_shm::{Integrity, SegmentState, ShmError, Timestamps};
+use snakepit_shm::{Integrity, SegmentDiscovery, SegmentState, ShmError, Timestamps};
 use std::path::Path;
 use std::time::Duration;
 use support::{Peer, Shm, counter_of, eventually, hear, options, pattern, play, say};
@@ -189,6 +189,10 @@ fn holder(dir: &Path) {
     match hear().as_str() {
         "release" => writer.release().unwrap(),
         "close" => writer.close().unwrap(),
+        "seal" => {
+            writer.seal().unwrap();
+            std::mem::forget(writer);
+        }
         _ => std::mem::forget(writer), // dies with it
     }
     say("done");
@@ -236,6 +240,55 @@ fn a_dead_writer_is_followed() {
     );
     reader.close().unwrap();
     mine.close().unwrap();
+}
+
+#[test]
+fn what_a_dead_writer_had_sealed_can_be_adopted() {
+    let shm = Shm::new();
+    let mut peer = Peer::start(ENTRY, "holder", &shm);
+    peer.expect("ready");
+    peer.tell("seal");
+    peer.expect("done");
+    assert_eq!(shm.options("x").adopt().unwrap_err().code(), "segment_busy");
+    let reader = shm.options("x").attach_reader().unwrap();
+    let handle = reader.handle().unwrap();
+    peer.kill();
+    assert!(shm.options("x").inspect().unwrap().orphaned);
+    let listed = SegmentDiscovery::new("test", shm.path()).unwrap().list();
+    assert!(listed.unwrap()[0].orphaned);
+    assert_eq!(
+        shm.options("x").attach_writer().unwrap_err().code(),
+        "sealed"
+    );
+    let mine = shm.options("x").adopt().unwrap();
+    assert!(!shm.options("x").inspect().unwrap().orphaned);
+    reader.close().unwrap();
+    // The handle that was made before still names it.
+    assert_eq!(&handle.open(shm.path()).unwrap()[..], b"of the holder");
+    mine.close().unwrap();
+    assert_eq!(shm.options("x").adopt().unwrap_err().code(), "not_found");
+}
+
+#[test]
+fn a_grace_that_was_set_holds_for_what_is_removed_in_passing() {
+    let shm = Shm::new();
+    let mut peer = Peer::start(ENTRY, "holder", &shm);
+    peer.expect("ready");
+    peer.kill();
+    // Long ago somebody noticed that its writer has gone: `orphaned`, of `docs/format.md`.
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .open(shm.segment_file("x"))
+        .unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &1u64.to_le_bytes(), 152).unwrap();
+    let pass = || shm.options("passing").create().unwrap().close().unwrap();
+    let grace = |grace| snakepit_shm::set_grace("test", shm.path(), grace).unwrap();
+    grace(Duration::from_secs(1 << 32));
+    pass();
+    assert!(shm.options("x").inspect().unwrap().orphaned);
+    grace(Duration::from_secs(10));
+    pass();
+    assert_eq!(shm.options("x").inspect().unwrap_err().code(), "not_found");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! This VM's registration in a namespace, kept while it has no segment there.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use rustler::{Atom, Resource, ResourceArc};
 use snakepit_shm::Membership;
@@ -37,6 +38,13 @@ fn join(namespace: String, dir: String) -> Answer<ResourceArc<MembershipResource
     Ok(ResourceArc::new(MembershipResource(Mutex::new(Some(
         membership,
     )))))
+}
+
+/// Sets how long, in milliseconds, what this VM cleans up in passing waits for a takeover first.
+#[rustler::nif]
+fn set_grace(namespace: String, dir: String, grace: u64) -> Answer<Atom> {
+    snakepit_shm::set_grace(&namespace, dir, Duration::from_millis(grace))?;
+    Ok(rustler::types::atom::ok())
 }
 
 /// Ends the registration when nothing else of this VM needs it; a second time is fine.

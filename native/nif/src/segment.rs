@@ -1,7 +1,7 @@
 //! Work on files: create, attach, remove, look. Dirty, all of it.
 
 use rustler::{Atom, ResourceArc};
-use snakepit_shm::SegmentDiscovery;
+use snakepit_shm::{SegmentDiscovery, ShmError};
 
 use crate::error::Answer;
 use crate::resources::{ReaderResource, WriterResource};
@@ -29,6 +29,20 @@ fn attach_beside(segment: Segment, writer: &WriterResource) -> Answer<ResourceAr
 #[rustler::nif(schedule = "DirtyIo")]
 fn attach_writer(segment: Segment) -> Answer<ResourceArc<WriterResource>> {
     Ok(WriterResource::new(segment.options().attach_writer()?))
+}
+
+/// Takes over a segment that nobody writes any more, sealed or not, if it has the size and the slots that
+/// the caller has seen: another may have its name by now.
+#[rustler::nif(schedule = "DirtyIo")]
+fn adopt(segment: Segment) -> Answer<ResourceArc<WriterResource>> {
+    let name = segment.name.clone();
+    let seen = (segment.size, segment.slots);
+    let writer = segment.options().adopt()?;
+    if seen == (Some(writer.capacity() as u64), Some(writer.slots() as u64)) {
+        return Ok(WriterResource::new(writer));
+    }
+    writer.release()?;
+    Err(ShmError::NotFound { name }.into())
 }
 
 /// Removes a segment by name, whoever wrote it.

@@ -42,8 +42,8 @@ defmodule Snakepit.SharedMemory.InspectionTest do
 
     assert Map.keys(info) |> Enum.sort() ==
              ~w(access_count access_mode bytes bytes_read bytes_written cleanup_policy created_at dtype
-                format generation id last_accessed marked metadata namespace owner_pid permissions
-                platform_handle reader_count reads reads_by_id reference_count security_level session shape size
+                format generation id last_accessed marked metadata namespace orphaned owner_pid
+                permissions platform_handle reader_count reads reads_by_id reference_count security_level session shape size
                 slots state tags timeout version views worker writes)a
 
     assert %{

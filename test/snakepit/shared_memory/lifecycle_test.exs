@@ -355,6 +355,7 @@ defmodule Snakepit.SharedMemory.LifecycleTest do
     assert_raise Error, ~r/not found/, fn -> SharedMemory.map_region!("none", place) end
     assert_raise Error, ~r/not found/, fn -> SharedMemory.read!("none", place) end
     assert_raise Error, fn -> SharedMemory.allocate_region!(1, place) end
+    assert_raise Error, fn -> SharedMemory.adopt_region!("none", place) end
     assert_raise Error, fn -> SharedMemory.unmap_region!("none", place) end
     assert_raise Error, fn -> SharedMemory.deallocate_region!("none", place) end
     assert_raise Error, fn -> SharedMemory.write!("none", "x", place) end

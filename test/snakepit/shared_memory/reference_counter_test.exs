@@ -213,6 +213,9 @@ defmodule Snakepit.SharedMemory.ReferenceCounterTest do
     assert eventually(fn -> SharedMemory.get_region_info!(id, place).reader_count == 1 end)
     assert Table.mappings(key(id, place)) == []
     assert map_size(:sys.get_state(Registry).ledger.processes) == 1
+    assert {:ok, %{status: :ok, findings: []}} = SharedMemory.health_check(place)
+    assert {:ok, %{findings: findings}} = SharedMemory.health_check()
+    assert Enum.filter(findings, &(&1.check in [:bookkeeping, :segments, :processes])) == []
   end
 
   # The naive model: what each process has, in a map of the test's own.

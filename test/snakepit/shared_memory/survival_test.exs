@@ -20,9 +20,11 @@ defmodule Snakepit.SharedMemory.SurvivalTest do
   @answer_ms 30_000
 
   setup do
-    # What earlier tests killed is forgotten with the supervisor that counted it.
-    restart(Application.get_env(:snakepit, :shared_memory))
-    :ok
+    # What earlier tests killed is forgotten with the supervisor that counted it; what is changed here
+    # afterwards.
+    before = Application.get_env(:snakepit, :shared_memory)
+    restart(before)
+    on_exit(fn -> restart(before) end)
   end
 
   defp kill_paced(name, before) do
@@ -41,27 +43,86 @@ defmodule Snakepit.SharedMemory.SurvivalTest do
     [System.monotonic_time(:millisecond) | recent]
   end
 
-  # One process that does everything, over and over, until it is told to stop; it answers what went
-  # another way than it should. Only an allocation may be interrupted, and says so.
-  defp work(n, steady, place, test) do
+  # One process that does everything, over and over, until it is told to stop; it answers how often it
+  # did, how often the counter was its to change, and how long a round took at most. It ends with
+  # what went another way than it should. Only calls that need a process which has just been killed
+  # may be interrupted, and say so.
+  defp work(done, steady, place, test) do
     receive do
-      :stop -> send(test, {:finished, self(), n})
+      :stop -> send(test, {:finished, self(), done})
     after
       0 ->
+        started = System.monotonic_time(:millisecond)
         options = [name: "w#{:erlang.unique_integer([:positive])}", slots: 1] ++ place
 
-        case SharedMemory.allocate_region(4096, options) do
-          {:ok, id} -> use_own(id, place)
-          {:error, %{code: :closed, remedy: "call again" <> _}} -> :ok
+        with {:ok, id} <- interrupted(SharedMemory.allocate_region(4096, options)) do
+          use_own(id, place)
+        end
+
+        with {:ok, handle} <- interrupted(SharedMemory.share("shared", place)) do
+          use_handle(handle, place)
         end
 
         use_steady(Enum.random(steady), place)
-        work(n + 1, steady, place, test)
+        added = count_up(place)
+        look_around(place)
+        took = System.monotonic_time(:millisecond) - started
+
+        done = %{
+          rounds: done.rounds + 1,
+          added: done.added + added,
+          longest: max(done.longest, took)
+        }
+
+        work(done, steady, place, test)
     end
   end
 
+  defp interrupted({:error, %{code: :closed, remedy: "call again" <> _}}), do: :interrupted
+  defp interrupted({:ok, answer}), do: {:ok, answer}
+
+  defp use_handle(handle, place) do
+    {:ok, "shared"} = SharedMemory.fetch(handle, dir: place[:dir])
+    {:ok, _} = SharedMemory.deallocate_region(handle, dir: place[:dir])
+    {:error, %{code: :not_found}} = SharedMemory.fetch(handle, dir: place[:dir])
+  end
+
+  # Whoever gets the right adds one; nobody else's one is lost.
+  defp count_up(place) do
+    add = fn region ->
+      n = region |> SharedMemory.read!() |> String.to_integer()
+      SharedMemory.write!(region, Integer.to_string(n + 1))
+    end
+
+    case interrupted(SharedMemory.with_writer("counter", [timeout: @answer_ms] ++ place, add)) do
+      {:ok, _version} -> 1
+      :interrupted -> 0
+    end
+  end
+
+  # A process that was just killed may be missed, but nothing that is counted.
+  defp look_around(place) do
+    {:ok, %{operations: %{write: %{count: _}}}} = SharedMemory.stats()
+    {:ok, %{findings: findings}} = SharedMemory.health_check(place)
+
+    [] =
+      Enum.filter(findings, &(&1.check in [:bookkeeping, :segments] and &1.severity == :critical))
+
+    changes = [history_limit: Enum.random(1..9), health_check_interval: Enum.random([nil, 50])]
+    interrupted(SharedMemory.reconfigure(changes))
+    {:ok, _} = SharedMemory.recommendations()
+  end
+
   defp use_own(id, place) do
+    {:ok, sub} = SharedMemory.subscribe(id, place)
     {:ok, 2} = SharedMemory.write(id, "mine", place)
+
+    receive do
+      {:snakepit_shm, ^sub, {:changed, ^id, 2}} -> {:ok, ^sub} = SharedMemory.unsubscribe(sub)
+    after
+      @answer_ms -> raise "not told of a change"
+    end
+
     {:ok, region} = SharedMemory.map_region(id, place)
     {:ok, "mine"} = SharedMemory.read(region)
     ref = make_ref()
@@ -80,6 +141,17 @@ defmodule Snakepit.SharedMemory.SurvivalTest do
     {:ok, ^id} = SharedMemory.read(region)
     {:ok, ^id} = SharedMemory.read(id, place)
     {:ok, ^id} = SharedMemory.unmap_region(region)
+  end
+
+  defp report(done) do
+    if System.get_env("SNAKEPIT_SURVIVAL_ROUNDS") do
+      rounds = done |> Enum.map(& &1.rounds) |> Enum.sum()
+      longest = done |> Enum.map(& &1.longest) |> Enum.max()
+
+      IO.puts(
+        "#{@rounds * length(@supervised)} kills, #{rounds} rounds of work, longest #{longest} ms"
+      )
+    end
   end
 
   test "R8.3 each process killed #{@rounds} times under load: no region lost, no count wrong", %{
@@ -102,13 +174,28 @@ defmodule Snakepit.SharedMemory.SurvivalTest do
         end
       end)
 
-    workers = for _ <- 1..6, do: spawn_link(fn -> work(0, steady, place, test) end)
+    SharedMemory.allocate_region!(4096, [name: "counter", owner: holder] ++ place)
+    SharedMemory.write!("counter", "0", place)
+    idle = %{rounds: 0, added: 0, longest: 0}
+    workers = for _ <- 1..6, do: spawn_link(fn -> work(idle, steady, place, test) end)
     order = @supervised |> List.duplicate(@rounds) |> List.flatten() |> Enum.shuffle()
     Enum.reduce(order, [], &kill_paced/2)
 
     Enum.each(workers, &send(&1, :stop))
-    done = for pid <- workers, do: assert_receive({:finished, ^pid, n} when n > 0, @answer_ms)
-    assert length(done) == 6
+
+    done =
+      for pid <- workers do
+        assert_receive {:finished, ^pid, %{rounds: n} = done} when n > 0, @answer_ms
+        done
+      end
+
+    # A round is a dozen calls that may each have waited for a process to come back.
+    assert Enum.all?(done, &(&1.longest < @answer_ms))
+    added = Enum.map(done, & &1.added)
+    assert SharedMemory.read!("counter", place) == Integer.to_string(Enum.sum(added))
+    assert Enum.all?(added, &(&1 > 0))
+    SharedMemory.deallocate_region!("counter", place)
+    report(done)
 
     for {id, n} <- Enum.with_index(steady) do
       assert SharedMemory.read!(id, place) == id

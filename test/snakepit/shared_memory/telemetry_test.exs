@@ -43,6 +43,9 @@ defmodule Snakepit.SharedMemory.TelemetryTest do
     {:ok, "r"} = SharedMemory.deallocate_region("r", place)
     assert_span(:deallocate, "r", :ok)
 
+    {:error, _} = SharedMemory.adopt_region("r", place)
+    assert_span(:adopt, "r", :not_found)
+
     {:ok, handle} = SharedMemory.share("shared", [name: "s"] ++ place)
     assert_span(:share, nil, :ok, 6)
     {:ok, "shared"} = SharedMemory.fetch(handle, dir)
@@ -117,6 +120,9 @@ defmodule Snakepit.SharedMemory.TelemetryTest do
   # Every operation, once well and once not, and everything that is cleaned up.
   defp run_everything(place) do
     dir = [dir: place[:dir]]
+    {:ok, writer} = Native.create(native(place, "given-up"))
+    {:ok, :ok} = Native.release(writer)
+    SharedMemory.deallocate_region!(SharedMemory.adopt_region!("given-up", place), place)
     id = SharedMemory.allocate_region!(4096, place)
     region = SharedMemory.map_region!(id, place)
     SharedMemory.write!(region, "x")

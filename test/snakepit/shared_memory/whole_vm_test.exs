@@ -2,6 +2,8 @@ defmodule Snakepit.SharedMemory.WholeVmTest do
   # What is counted here belongs to the whole VM, so nothing else may run.
   use Snakepit.SharedMemory.Case, async: false
 
+  @moduletag timeout: 300_000
+
   @big 100_000_000
 
   test "no thread is left when the subscribers are gone", %{place: place} do
@@ -92,6 +94,66 @@ defmodule Snakepit.SharedMemory.WholeVmTest do
     assert peak < 10_000_000, "grew by #{peak} bytes"
     assert SharedMemory.get_region_info!(id, place).bytes == 2 * byte_size(half) + 1
   end
+
+  @tag patience: 120_000
+  test "R12.1 10,000 regions take one descriptor, are found and counted each, and leave nothing",
+       %{place: place, dir: dir} do
+    options = [slots: 1, reserve: :lazy, max_readers: 1] ++ place
+
+    with_config([max_regions: 10_001], fn ->
+      # The namespace's one descriptor is there from the first region on.
+      SharedMemory.allocate_region!(4096, [name: "first"] ++ options)
+      descriptors = descriptors()
+
+      {ids, owner} =
+        in_process(fn ->
+          for n <- 1..10_000, do: SharedMemory.allocate_region!(4096, [name: "r#{n}"] ++ options)
+        end)
+
+      assert code(SharedMemory.allocate_region(4096, options)) == :resource_exhausted
+      numbered = Enum.with_index(ids)
+
+      for {id, n} <- numbered do
+        assert SharedMemory.write!(id, <<n::32>>, place) == 2
+        assert %{version: 2, bytes: 4} = SharedMemory.get_region_info!(id, place)
+      end
+
+      for {id, n} <- numbered, do: assert(SharedMemory.read!(id, place) == <<n::32>>)
+
+      # Four areas each, of the 65,530 that a process may have; one more when neighbours are apart.
+      areas = length(mappings(dir))
+      assert areas < 50_000
+
+      {regions, holder} =
+        in_process(fn -> Enum.map(ids, &SharedMemory.map_region!(&1, place)) end)
+
+      for {region, {_id, n}} <- Enum.zip(regions, numbered) do
+        assert SharedMemory.read!(region) == <<n::32>>
+      end
+
+      assert length(mappings(dir)) == areas
+      assert descriptors() <= descriptors + 1
+
+      listed = SharedMemory.list_regions!([owner: owner] ++ place)
+      assert length(listed) == 10_000
+      assert Enum.all?(listed, &match?(%{reference_count: 2, reader_count: 1}, &1))
+      assert {:ok, %{findings: findings}} = SharedMemory.health_check([timeout: 30_000] ++ place)
+      # The limit is reached, and perhaps the machine is busy or its memory full.
+      assert Enum.filter(findings, &(&1.check in [:bookkeeping, :segments, :orphans])) == []
+
+      kill(holder)
+      count = &SharedMemory.get_region_info!(&1, place).reference_count
+      assert eventually(fn -> Enum.all?(ids, &(count.(&1) == 1)) end)
+      kill(owner)
+      assert eventually(fn -> length(TestDir.leftovers(dir)) == 2 end, 120_000)
+      assert [%{id: "first"}] = SharedMemory.list_regions!(place)
+      SharedMemory.deallocate_region!("first", place)
+      assert eventually(fn -> mappings(dir) == [] end)
+      assert descriptors() <= descriptors
+    end)
+  end
+
+  defp descriptors, do: length(File.ls!("/proc/self/fd"))
 
   # Bytes that are not all the same, without keeping 100 MB of them in a test's heap.
   defp pattern, do: :binary.copy(:binary.list_to_bin(Enum.to_list(0..249)), div(@big, 250))

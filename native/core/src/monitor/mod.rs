@@ -10,6 +10,7 @@ use crate::name::Place;
 use crate::options::{RunMode, SegmentOptions};
 use crate::participant::{self, Participant};
 use crate::platform::watch::{Bell, Poller, Watch, process_descriptor};
+use crate::reclaim;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -61,7 +62,8 @@ impl ReaperOptions {
         self
     }
 
-    /// How long a crashed writer's segment waits for a takeover.
+    /// How long a crashed writer's segment waits for a takeover. Once started it holds, as with
+    /// [`set_grace`](crate::set_grace), for all that this process does in the namespace.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.cleanup = self.cleanup.grace(grace);
         self
@@ -153,6 +155,7 @@ impl Reaper {
         let namespace = options.cleanup.namespace.clone();
         let place = Place::new(&options.cleanup.dir, &namespace)?;
         let failed = |e| ShmError::from_io(&namespace, "watch", e);
+        reclaim::set_grace(&place, options.cleanup.grace);
         let participant = participant::join(&place)?;
         let bell = Arc::new(Bell::new().map_err(failed)?);
         let poller = Poller::new().map_err(failed)?;

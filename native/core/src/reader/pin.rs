@@ -30,7 +30,7 @@ pub struct Pinned {
 
 #[derive(Debug)]
 enum Place {
-    InPlace(Held),
+    Held(Held),
     /// It never changes, and needs no pin.
     Sealed(SealedView),
     Copied(Vec<u8>),
@@ -95,7 +95,7 @@ impl SegmentReader {
             attachment: self.attachment.clone(),
             descriptor: info.descriptor()?,
             info: self.note(info),
-            place: Place::InPlace(held),
+            place: Place::Held(held),
         })
     }
 
@@ -165,7 +165,7 @@ impl Pinned {
     /// makes a writer take a pinned slot; a file that was cut reads as zeros from the cut on.
     pub fn is_intact(&self) -> bool {
         match &self.place {
-            Place::InPlace(held) => {
+            Place::Held(held) => {
                 let mapping = &self.attachment.segment.mapping;
                 let started = Started {
                     slot: held.slot(),
@@ -221,7 +221,7 @@ impl std::ops::Deref for Pinned {
 
     fn deref(&self) -> &[u8] {
         match &self.place {
-            Place::InPlace(held) => held.slice(self.info.len),
+            Place::Held(held) => held.slice(self.info.len),
             Place::Sealed(view) => view,
             Place::Copied(bytes) => bytes,
         }

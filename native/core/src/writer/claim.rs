@@ -38,8 +38,38 @@ impl SegmentOptions {
     /// [`ShmError::SegmentBusy`] while a living process (this one included) holds the claim,
     /// [`ShmError::Sealed`], and those of [`SegmentOptions::attach_reader`].
     pub fn attach_writer(&self) -> Result<SegmentWriter> {
+        self.follow(false)
+    }
+
+    /// [`Self::attach_writer`] for whoever means to keep the segment rather than to write it: a sealed one
+    /// is taken over, too. That one stays sealed and as it is, generation included, so that handles that
+    /// others hold go on naming it; the new writer can hand it on or remove it.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// use snakepit_shm::SegmentOptions;
+    /// let options = SegmentOptions::new("result").dir(dir.path());
+    /// let mut old = options.create().unwrap();
+    /// old.write(b"for ever").unwrap();
+    /// old.seal().unwrap();
+    /// old.release().unwrap();
+    ///
+    /// let mut heir = options.adopt().unwrap();
+    /// assert_eq!(heir.generation(), 1);
+    /// assert_eq!(heir.write(b"else").unwrap_err().code(), "sealed");
+    /// heir.close().unwrap();
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::attach_writer`], without [`ShmError::Sealed`].
+    pub fn adopt(&self) -> Result<SegmentWriter> {
+        self.follow(true)
+    }
+
+    fn follow(&self, sealed_too: bool) -> Result<SegmentWriter> {
         let (segment, _) = Segment::open(self, true)?;
-        claim(&segment)?;
+        claim(&segment, sealed_too)?;
         let lookout = Lookout::of_next(&segment.mapping);
         let mut writer = SegmentWriter::new(segment, lookout);
         if let Err(error) = writer.resume() {
@@ -52,7 +82,7 @@ impl SegmentOptions {
 }
 
 /// Takes the writer claim, or says who has it.
-fn claim(segment: &Segment) -> Result<()> {
+fn claim(segment: &Segment, sealed_too: bool) -> Result<()> {
     let Some(participant) = &segment.participant else {
         return Err(corrupted(&segment.name, "writer without participant"));
     };
@@ -74,14 +104,17 @@ fn claim(segment: &Segment) -> Result<()> {
     }
     // Nobody removes it while we hold the lock: a mark is of a remover that died.
     mapping.removed().store(0, Ordering::SeqCst);
-    match segment.state()? {
+    let state = segment.state()?;
+    match state {
         SegmentState::Active => {}
-        SegmentState::Sealed => {
+        SegmentState::Sealed if !sealed_too => {
             return Err(ShmError::Sealed {
                 name: segment.name.clone(),
             });
         }
-        SegmentState::Closed => {
+        // Not when it was closed after the seal.
+        SegmentState::Sealed if held != 0 || mapping.orphaned().load(Ordering::Relaxed) != 0 => {}
+        SegmentState::Sealed | SegmentState::Closed => {
             return Err(ShmError::Closed {
                 name: segment.name.clone(),
             });
@@ -94,7 +127,10 @@ fn claim(segment: &Segment) -> Result<()> {
         .compare_exchange(held, participant.key(), Ordering::AcqRel, Ordering::Acquire)
         .map_err(|_| busy())?;
     mapping.orphaned().store(0, Ordering::Relaxed);
-    mapping.generation().fetch_add(1, Ordering::Relaxed);
+    // What is sealed has no further writer, and its handles name the generation.
+    if state == SegmentState::Active {
+        mapping.generation().fetch_add(1, Ordering::Relaxed);
+    }
     if held != 0 {
         mapping.takeovers().fetch_add(1, Ordering::Relaxed);
     }
@@ -115,7 +151,10 @@ impl SegmentWriter {
             ));
         }
         let (mut version, mut current) = (published, slot);
-        for slot in 0..mapping.slots() {
+        // What is sealed stays as it is.
+        let unsealed = self.segment.state()? != SegmentState::Sealed;
+        let slots = if unsealed { 0..mapping.slots() } else { 0..0 };
+        for slot in slots {
             let seq = mapping.seq(slot).load(Ordering::Acquire);
             if seq == version + 2 && version < publish_word::MAX_VERSION - 2 {
                 // Complete, but its writer died before it could say so.

@@ -6,11 +6,11 @@ use snakepit_shm::{Integrity, Reserve, SegmentOptions, Timestamps};
 /// Every key is there; `nil` leaves the core's default.
 #[derive(NifMap)]
 pub struct Segment {
-    name: String,
+    pub name: String,
     namespace: String,
     dir: String,
-    size: Option<u64>,
-    slots: Option<u64>,
+    pub size: Option<u64>,
+    pub slots: Option<u64>,
     max_readers: Option<u64>,
     integrity: Option<IntegrityTerm>,
     notify: Option<bool>,

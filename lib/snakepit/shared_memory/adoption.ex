@@ -1,0 +1,60 @@
+defmodule Snakepit.SharedMemory.Adoption do
+  @moduledoc false
+  # A region whose OS process has gone becomes one of this VM, with an owner and all that belongs to
+  # it. What is there of it, its value above all, stays as it is.
+  #
+  # It comes in by the registry's way for new regions: it counts for the limits, and work on its
+  # file is a job's. Only that undoing it, whatever goes wrong, leaves the region to the next.
+
+  import Bitwise
+
+  alias Snakepit.SharedMemory.{Config, Error, Lifecycle, Native, Options, Registry, Sessions}
+  alias Snakepit.SharedMemory.{Target, Telemetry}
+
+  @spec adopt(term(), term()) :: {:ok, String.t()} | {:error, Error.t()}
+  def adopt(region, opts) do
+    Telemetry.span(:adopt, Target.id(region), fn ->
+      schema = Lifecycle.bookkeeping_schema()
+
+      with {:ok, options} <- Options.validate(opts, schema, :adopt_region),
+           {:ok, target} <- Target.resolve(region, options, :adopt_region),
+           {:ok, config} <- Config.fetch(:adopt_region),
+           {:ok, seen} <- look(region, target),
+           :ok <- Lifecycle.check_size(seen.size, config, :adopt_region),
+           {:ok, _writer} <- take(target, seen, options, config) do
+        {:ok, target.id}
+      end
+    end)
+  end
+
+  # A handle stands for one value, not for whatever has its name now.
+  defp look(%{"__snakepit_shm__" => _} = handle, target) do
+    opened = Native.open_handle(handle, target.dir)
+    with {:ok, _} <- Error.wrap(opened, :adopt_region, target.id), do: look(target)
+  end
+
+  defp look(_region, target), do: look(target)
+
+  defp look(target) do
+    Error.wrap(Native.inspect_segment(Target.native(target)), :adopt_region, target.id)
+  end
+
+  defp take(target, %{size: size, slots: slots} = seen, options, config) do
+    record = %{
+      Lifecycle.record(target, {size, slots}, options, config)
+      | adopted: true,
+        permissions: permissions(Path.join(target.dir, seen.platform_handle.file))
+    }
+
+    Sessions.note(options, config)
+    Registry.allocate(record, %{size: size, slots: slots}, :adopt_region)
+  end
+
+  # Whoever removed the file meanwhile is found out by the job.
+  defp permissions(file) do
+    case :file.read_file_info(file, [:raw]) do
+      {:ok, info} -> elem(info, 7) &&& 0o777
+      {:error, _} -> 0o600
+    end
+  end
+end
