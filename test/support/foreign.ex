@@ -33,9 +33,9 @@ defmodule Snakepit.SharedMemory.Foreign do
   serve.(serve)
   """
 
-  @doc "Starts a VM with the application running on `config`."
-  def start(config) do
-    lib = Application.app_dir(:snakepit_shared_memory) |> Path.dirname() |> String.to_charlist()
+  @doc "Starts a VM with the application running on `config`, and the libraries in `lib`."
+  def start(config, lib \\ nil) do
+    lib = lib || Path.dirname(Application.app_dir(:snakepit_shared_memory))
 
     port =
       Port.open({:spawn_executable, System.find_executable("elixir")}, [
@@ -43,7 +43,7 @@ defmodule Snakepit.SharedMemory.Foreign do
         :exit_status,
         line: 1_000_000,
         args: ["-e", @program, inspect(config, limit: :infinity)],
-        env: [{~c"ERL_LIBS", lib}]
+        env: [{~c"ERL_LIBS", String.to_charlist(lib)}]
       ])
 
     peer = %{port: port, os_pid: nil}
