@@ -79,9 +79,12 @@ impl Mapping {
             mapped.map_err(|source| map_error(name, len, source))
         };
         let writer = access == Access::Writer;
-        let header = map(0, geometry.control, writer)?;
-        let control = map(geometry.control, control_len, access != Access::Observer)?;
+        // From the last to the first: Linux puts each mapping right below the one before, and makes one of
+        // neighbours that continue each other. So a writer or an observer counts once, not three times,
+        // towards the mappings that a process may have (`vm.max_map_count`).
         let slots = map(slots_at, slots_len, writer)?;
+        let control = map(geometry.control, control_len, access != Access::Observer)?;
+        let header = map(0, geometry.control, writer)?;
         let range = |part: &MmapRaw| (part.as_ptr() as usize, part.len());
         let guard = Guard::new([range(&header), range(&control), range(&slots)]);
         Ok(Self {
