@@ -1,34 +1,41 @@
 //! Work on files: create, attach, remove, look. Dirty, all of it.
 
 use rustler::{Atom, ResourceArc};
-use snakepit_shm::SegmentDiscovery;
 
 use crate::error::Answer;
+use crate::listing::making_room;
 use crate::resources::{ReaderResource, WriterResource};
 use crate::terms::options::Segment;
 use crate::terms::report::Report;
 
 #[rustler::nif(schedule = "DirtyIo")]
 fn create(segment: Segment) -> Answer<ResourceArc<WriterResource>> {
-    Ok(WriterResource::new(segment.options().create()?))
+    let options = segment.options();
+    let writer = making_room(|| options.create())?;
+    Ok(WriterResource::new(writer))
 }
 
 #[rustler::nif(schedule = "DirtyIo")]
 fn attach(segment: Segment) -> Answer<ResourceArc<ReaderResource>> {
-    Ok(ReaderResource::new(segment.options().attach_reader()?))
+    let options = segment.options();
+    let reader = making_room(|| options.attach_reader())?;
+    Ok(ReaderResource::new(reader))
 }
 
 /// The same for the segment that `writer` writes, counted with it.
 #[rustler::nif(schedule = "DirtyIo")]
 fn attach_beside(segment: Segment, writer: &WriterResource) -> Answer<ResourceArc<ReaderResource>> {
-    let reader = segment.options().attach_reader()?;
+    let options = segment.options();
+    let reader = making_room(|| options.attach_reader())?;
     Ok(ReaderResource::beside(reader, writer))
 }
 
 /// Takes the place of a writer that has gone.
 #[rustler::nif(schedule = "DirtyIo")]
 fn attach_writer(segment: Segment) -> Answer<ResourceArc<WriterResource>> {
-    Ok(WriterResource::new(segment.options().attach_writer()?))
+    let options = segment.options();
+    let writer = making_room(|| options.attach_writer())?;
+    Ok(WriterResource::new(writer))
 }
 
 /// Removes a segment by name, whoever wrote it.
@@ -57,12 +64,6 @@ fn usage(segment: Segment) -> Answer<(u64, u64)> {
         foreign && reader.alive != Some(false)
     });
     Ok((report.version, others.count() as u64))
-}
-
-#[rustler::nif(schedule = "DirtyIo")]
-fn list(namespace: String, dir: String) -> Answer<Vec<Report>> {
-    let found = SegmentDiscovery::new(&namespace, dir)?.list()?;
-    Ok(found.iter().map(Report::of_info).collect())
 }
 
 /// The smallest capacity that holds so many bytes.
