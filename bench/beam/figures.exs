@@ -66,7 +66,7 @@ defmodule Bench.Figures do
       else: (Enum.at(sorted, middle - 1) + Enum.at(sorted, middle)) / 2
   end
 
-  defp short(ratio), do: :io_lib.format("~.3g", [ratio])
+  defp short(number), do: :io_lib.format("~.3g", [number * 1.0])
 
   # OTP 25 has no JSON; figures need objects, numbers and plain ASCII strings only.
   defp object(pairs) do
