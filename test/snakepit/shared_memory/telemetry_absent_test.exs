@@ -4,16 +4,6 @@ defmodule Snakepit.SharedMemory.TelemetryAbsentTest do
 
   alias Snakepit.SharedMemory.Foreign
 
-  # Of this library alone, for a build may hold its dependencies as well.
-  setup do
-    lib = Path.join(System.tmp_dir!(), "snakepit-lib-#{System.pid()}-#{System.unique_integer()}")
-    File.mkdir!(lib)
-    app = Application.app_dir(:snakepit_shared_memory)
-    File.ln_s!(app, Path.join(lib, "snakepit_shared_memory"))
-    on_exit(fn -> File.rm_rf!(lib) end)
-    {:ok, lib: lib}
-  end
-
   @everything """
   alias Snakepit.SharedMemory
   id = SharedMemory.allocate_region!(4096, session: "s")
@@ -46,8 +36,8 @@ defmodule Snakepit.SharedMemory.TelemetryAbsentTest do
   :done
   """
 
-  test "R10.3 without :telemetry every call works, and nothing is emitted", context do
-    peer = Foreign.start(context.place, context.lib)
+  test "R10.3 without :telemetry every call works, and nothing is emitted", %{place: place} do
+    peer = Foreign.start(place, [:telemetry])
     assert Foreign.run(peer, ":code.which(:telemetry)") == :non_existing
     refute Foreign.run(peer, "Snakepit.SharedMemory.Telemetry.enabled?()")
     assert Foreign.run(peer, @everything) == :done
@@ -90,8 +80,8 @@ defmodule Snakepit.SharedMemory.TelemetryAbsentTest do
   asked
   """
 
-  test "R10.3 without :telemetry no call looks for it", context do
-    peer = Foreign.start(context.place, context.lib)
+  test "R10.3 without :telemetry no call looks for it", %{place: place} do
+    peer = Foreign.start(place, [:telemetry])
     assert Foreign.run(peer, @looks) == []
     Foreign.stop(peer)
   end
@@ -121,8 +111,8 @@ defmodule Snakepit.SharedMemory.TelemetryAbsentTest do
   answer
   """
 
-  test "R10.3 without :telemetry reads and writes take no way to an event", context do
-    peer = Foreign.start(context.place, context.lib)
+  test "R10.3 without :telemetry reads and writes take no way to an event", %{place: place} do
+    peer = Foreign.start(place, [:telemetry])
     assert Foreign.run(peer, @ways) == {{:call_count, 0}, {:call_count, 0}}
     Foreign.stop(peer)
   end
