@@ -23,7 +23,8 @@ defmodule Snakepit.SharedMemory.MixProject do
   def application do
     [
       mod: {Snakepit.SharedMemory.Application, []},
-      extra_applications: [:logger, :crypto]
+      # Where :telemetry is there it starts before us, for events begin with our start.
+      extra_applications: [:logger, :crypto, telemetry: :optional]
     ]
   end
 

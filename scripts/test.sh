@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs suites and says what each counted. A suite fails when a test fails, when one was skipped, when none ran, or when
-# it takes longer than SUITE_TIMEOUT seconds; afterwards /dev/shm and the process list are compared with before.
+# it takes longer than SUITE_TIMEOUT seconds or until RUN_UNTIL (seconds since 1970); afterwards /dev/shm and the process
+# list are compared with before.
 #
 #   scripts/test.sh                 everything
 #   scripts/test.sh rust python     only these; names are the functions suite_* below
@@ -13,6 +14,7 @@ source "$(dirname "$0")/lib.sh"
 ALL=(lint rust loom elixir python interop readme demo chaos)
 LOGS="$ROOT/target/test-logs"
 SUITE_TIMEOUT="${SUITE_TIMEOUT:-900}"
+RUN_UNTIL="${RUN_UNTIL:-}"
 
 # --- the suites -----------------------------------------------------------------------------------------------------
 
@@ -58,17 +60,22 @@ declare -a TABLE=()
 failed=0
 
 run_suite() {
-  local name="$1" log="$LOGS/$1.log" started=$SECONDS status=0 passed skipped verdict pid
+  local name="$1" log="$LOGS/$1.log" started=$SECONDS status=0 limit="$SUITE_TIMEOUT" passed skipped verdict pid left
+  if [ -n "$RUN_UNTIL" ]; then
+    left=$((RUN_UNTIL - $(date +%s)))
+    # `timeout 0` would be for ever.
+    if [ "$left" -lt "$limit" ]; then limit=$((left > 0 ? left : 1)); fi
+  fi
   say "$name"
   : >"$log"
   # Straight into a file that `tail` shows: with a pipe, a process that a test left behind would hang us here.
-  SNAKEPIT_TEST_RUN="$RUN_ID" timeout --kill-after=10 "$SUITE_TIMEOUT" "$0" --inside "$name" >"$log" 2>&1 </dev/null &
+  SNAKEPIT_TEST_RUN="$RUN_ID" timeout --kill-after=10 "$limit" "$0" --inside "$name" >"$log" 2>&1 </dev/null &
   pid=$!
   tail -n +1 -s 0.2 --pid="$pid" -f "$log"
   wait "$pid" || status=$?
   read -r passed skipped < <(count "$log")
   if [ "$status" -eq 124 ] || [ "$status" -eq 137 ]; then
-    verdict="FAILED: not done after ${SUITE_TIMEOUT} s"
+    verdict="FAILED: not done after $limit s"
   elif [ "$status" -ne 0 ]; then
     verdict="FAILED: exit status $status"
   elif [ "$passed" -eq 0 ]; then

@@ -1,5 +1,5 @@
 # The application's own directory and namespace, for tests that go through its configuration.
-alias Snakepit.SharedMemory.TestDir
+alias Snakepit.SharedMemory.{Listener, TestDir}
 
 Logger.configure(level: :warning)
 
@@ -12,6 +12,8 @@ ExUnit.after_suite(fn _results ->
   :ok = Application.stop(:snakepit_shared_memory)
   TestDir.remove_empty!(dir)
 end)
+
+IO.puts("Events go through #{Listener.describe()}.")
 
 # What a passing test makes the library log is no news.
 ExUnit.start(capture_log: true)

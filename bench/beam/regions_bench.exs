@@ -135,6 +135,53 @@ defmodule Bench.Crowd do
   end
 end
 
+defmodule Bench.Listing do
+  @moduledoc false
+  # What there is, by a listing that is kept and by one that looks at everything anew.
+
+  alias Snakepit.SharedMemory
+  alias Snakepit.SharedMemory.{Config, Native}
+
+  @regions 1_000
+  @rounds 21
+
+  def run do
+    ids = for _ <- 1..@regions, do: SharedMemory.allocate_region!(4096, slots: 2)
+    {:ok, %{namespace: namespace, dir: dir}} = Config.fetch(:bench)
+    anew = fn -> {:ok, {[_ | _], []}} = Native.list(namespace, dir) end
+    list = fn -> @regions = length(SharedMemory.list_regions!()) end
+    check = fn -> %{status: :ok} = SharedMemory.health_check!() end
+    # From the third list on it is kept.
+    for _ <- 1..3, do: list.()
+
+    {list, anew_then} = together(list, anew)
+    put("list_regions", list, anew_then)
+    {check, anew_then} = together(check, anew)
+    put("health_check", check, anew_then)
+    Enum.each(ids, &SharedMemory.deallocate_region!/1)
+  end
+
+  # Each round one of both, so that a busy moment meets both.
+  defp together(ours, yardstick) do
+    {ours, yardstick} =
+      1..@rounds |> Enum.map(fn _ -> {time(ours), time(yardstick)} end) |> Enum.unzip()
+
+    {Bench.Figures.median(ours), Bench.Figures.median(yardstick)}
+  end
+
+  defp time(call) do
+    started = :erlang.monotonic_time(:nanosecond)
+    call.()
+    :erlang.monotonic_time(:nanosecond) - started
+  end
+
+  defp put(call, ours, anew) do
+    name = "#{call} with #{@regions} regions"
+    yardstick = {"looked at anew", anew}
+    Bench.Figures.put("listing/#{@regions}/#{call}", name, @regions, {ours, "ns"}, yardstick)
+  end
+end
+
 Logger.configure(level: :warning)
 
 parent = System.get_env("SNAKEPIT_BENCH_DIR", "/dev/shm")
@@ -152,6 +199,7 @@ try do
   {:ok, _} = Bench.Figures.start()
   Bench.Regions.run()
   Bench.Crowd.run()
+  Bench.Listing.run()
   Bench.Figures.save("regions")
   :ok = Application.stop(:snakepit_shared_memory)
 after

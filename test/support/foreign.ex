@@ -8,8 +8,10 @@ defmodule Snakepit.SharedMemory.Foreign do
 
   @program """
   Logger.configure(level: :error)
-  [config] = System.argv()
+  [config, hidden] = System.argv()
   {config, _} = Code.eval_string(config)
+  {hidden, _} = Code.eval_string(hidden)
+  Enum.each(hidden, &:code.del_path/1)
   Application.put_env(:snakepit, :shared_memory, config)
   {:ok, _} = Application.ensure_all_started(:snakepit_shared_memory)
 
@@ -33,17 +35,17 @@ defmodule Snakepit.SharedMemory.Foreign do
   serve.(serve)
   """
 
-  @doc "Starts a VM with the application running on `config`."
-  def start(config) do
-    lib = Application.app_dir(:snakepit_shared_memory) |> Path.dirname() |> String.to_charlist()
+  @doc "Starts a VM with the application running on `config`, and without the applications in `hidden`."
+  def start(config, hidden \\ []) do
+    lib = Path.dirname(Application.app_dir(:snakepit_shared_memory))
 
     port =
       Port.open({:spawn_executable, System.find_executable("elixir")}, [
         :binary,
         :exit_status,
         line: 1_000_000,
-        args: ["-e", @program, inspect(config, limit: :infinity)],
-        env: [{~c"ERL_LIBS", lib}]
+        args: ["-e", @program, inspect(config, limit: :infinity), inspect(hidden)],
+        env: [{~c"ERL_LIBS", String.to_charlist(lib)}]
       ])
 
     peer = %{port: port, os_pid: nil}

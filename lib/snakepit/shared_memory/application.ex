@@ -5,7 +5,8 @@ defmodule Snakepit.SharedMemory.Application do
 
   use Application
 
-  alias Snakepit.SharedMemory.{Config, Error, History, Jobs, Recorder, Table, Telemetry, Writers}
+  alias Snakepit.SharedMemory.{Config, Error, History, Jobs, Listing, Recorder, Table}
+  alias Snakepit.SharedMemory.{Telemetry, Writers}
 
   @impl true
   def start(_type, _args) do
@@ -32,6 +33,7 @@ defmodule Snakepit.SharedMemory.Application do
 
   defp start_tree(config) do
     with {:ok, supervisor} <- Snakepit.SharedMemory.Supervisor.start_link(config) do
+      Listing.open(config)
       Config.install(config)
       {:ok, supervisor}
     end
@@ -47,6 +49,7 @@ defmodule Snakepit.SharedMemory.Application do
   @impl true
   def stop(_state) do
     Config.uninstall()
+    Listing.close()
     Writers.give_back_all()
     Enum.each(Table.all_mappings(), &Jobs.unmap/1)
 

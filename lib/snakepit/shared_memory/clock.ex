@@ -1,13 +1,13 @@
 defmodule Snakepit.SharedMemory.Clock do
   @moduledoc false
   # Tells the NIF library the time once a second, which it dates accesses with: a look at the clock
-  # in every read would cost a tenth of it.
+  # in every read would cost a tenth of it. And what was listed is tidied.
 
   use GenServer
 
   require Logger
 
-  alias Snakepit.SharedMemory.{Native, Recorder}
+  alias Snakepit.SharedMemory.{Listing, Native, Recorder}
 
   @tick_ms 1_000
 
@@ -22,6 +22,7 @@ defmodule Snakepit.SharedMemory.Clock do
   def handle_info({:timeout, timer, :tick}, timer) do
     # Whether accesses are counted may change while we run.
     if Recorder.on?(), do: :ok = Native.tick()
+    :ok = Listing.tidy()
     {:noreply, schedule()}
   end
 

@@ -17,7 +17,7 @@ defmodule Snakepit.SharedMemory.Health do
   each run emits `[:snakepit, :shared_memory, :health, :checked]`, and a change of the status is logged.
   """
 
-  alias Snakepit.SharedMemory.{Config, Error, Options, Registry, Target, Telemetry}
+  alias Snakepit.SharedMemory.{Config, Error, Listing, Options, Registry, Target, Telemetry}
   alias Snakepit.SharedMemory.Health.{Bookkeeping, Processes, Resources, Segments}
 
   @typedoc "One thing that is not as it should be."
@@ -47,8 +47,8 @@ defmodule Snakepit.SharedMemory.Health do
       processes: &Processes.check(Snakepit.SharedMemory.Supervisor, &1.timeout),
       reaper: &Processes.reaper(Snakepit.SharedMemory.Janitor, &1.timeout),
       bookkeeping: &Bookkeeping.check(&1.audit),
-      segments: &Segments.check(&1.audit, &1.place),
-      orphans: &Segments.orphans(&1.place, &1.config),
+      segments: &Segments.check(&1.audit, &1.listed, &1.place),
+      orphans: &Segments.orphans(&1.audit, &1.listed, &1.place, &1.config),
       limits: &Resources.limits(&1.audit, &1.config),
       space: &Resources.space(&1.place, &1.audit),
       guard: &Resources.guard(Snakepit.SharedMemory.Native.guard_state(), &1.audit)
@@ -68,7 +68,8 @@ defmodule Snakepit.SharedMemory.Health do
         config: config,
         place: place,
         timeout: options.timeout,
-        audit: Registry.audit(options.timeout)
+        audit: Registry.audit(options.timeout),
+        listed: Listing.list(place)
       }
 
       findings = Enum.flat_map(all(), fn {name, check} -> run(name, check, context) end)

@@ -2,8 +2,8 @@ defmodule Snakepit.SharedMemory.Inspection do
   @moduledoc false
   # What is known about regions: from shared memory itself, and from the registry.
 
-  alias Snakepit.SharedMemory.{Access, Config, Error, Native, Options, Permissions, Reading}
-  alias Snakepit.SharedMemory.{References, Region, Table, Target}
+  alias Snakepit.SharedMemory.{Access, Config, Error, Listing, Native, Options, Permissions}
+  alias Snakepit.SharedMemory.{Reading, References, Region, Table, Target}
 
   @list [
           owner: {{:nilable, :pid}, nil},
@@ -60,8 +60,8 @@ defmodule Snakepit.SharedMemory.Inspection do
     with {:ok, options} <- Options.validate(filter, @list, :list_regions),
          {:ok, config} <- Config.fetch(:list_regions),
          place = Target.new("", options, config),
-         listed = Native.list(place.namespace, place.dir),
-         {:ok, found} <- Error.wrap(listed, :list_regions, nil) do
+         listed = Listing.list(place),
+         {:ok, {found, _corrupted}} <- Error.wrap(listed, :list_regions, nil) do
       regions = Enum.map(found, &merge(&1, &1.id, Target.new(&1.id, options, config)))
       wanted = Enum.reject(options, fn {_filter, value} -> value == nil end)
       now = DateTime.utc_now()

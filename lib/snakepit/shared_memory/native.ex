@@ -11,6 +11,7 @@ defmodule Snakepit.SharedMemory.Native do
   @type subscription :: reference()
   @type membership :: reference()
   @type reaper :: reference()
+  @type listing :: reference()
   @type version :: non_neg_integer()
   @type failure :: {atom(), String.t(), String.t() | nil, String.t()}
   @type answer(value) :: {:ok, value} | {:error, failure()}
@@ -86,8 +87,18 @@ defmodule Snakepit.SharedMemory.Native do
   @spec usage(segment()) :: answer({version(), non_neg_integer()})
   def usage(_segment), do: stub()
 
-  @spec list(String.t(), String.t()) :: answer([map()])
+  # What there is, and the names of what nobody can attach to.
+  @spec list(String.t(), String.t()) :: answer({[map()], [String.t()]})
   def list(_namespace, _dir), do: stub()
+
+  @spec open_listing(String.t(), String.t()) :: answer(listing())
+  def open_listing(_namespace, _dir), do: stub()
+
+  @spec list_kept(listing()) :: answer({[map()], [String.t()]})
+  def list_kept(_listing), do: stub()
+
+  @spec tidy_listing(listing(), non_neg_integer()) :: :ok
+  def tidy_listing(_listing, _idle_ms), do: stub()
 
   @spec round_up_capacity(non_neg_integer()) :: answer(pos_integer())
   def round_up_capacity(_bytes), do: stub()

@@ -2,8 +2,8 @@ defmodule Snakepit.SharedMemory.Telemetry do
   @moduledoc """
   The events that this library emits.
 
-  They go through `:telemetry` when that application is loaded when ours starts; without it, and
-  with `telemetry_enabled: false` in the configuration, they are no-ops that cost one
+  They go through `:telemetry` where that application is there, which then starts before ours;
+  without it, and with `telemetry_enabled: false` in the configuration, they are no-ops that cost one
   `:persistent_term` lookup. Each operation is a span: `:start`, then `:stop` or `:exception`. All
   times are in native units: `System.convert_time_unit(duration, :native, :microsecond)`.
 

@@ -3,10 +3,10 @@
 pub use crate::capabilities::{Capabilities, capabilities};
 pub use crate::descriptor::{DataFormat, Descriptor, MAX_DIMS};
 pub use crate::discovery::{
-    SegmentChange, SegmentDiscovery, SegmentInfo, SegmentWatch, list_segments,
+    SegmentChange, SegmentDiscovery, SegmentInfo, SegmentWatch, Survey, list_segments,
 };
 pub use crate::handle::Handle;
-pub use crate::health::{GuardState, Space, guard_state, space};
+pub use crate::health::{GuardState, Space, guard_state, settle, space};
 pub use crate::inspect::{ReaderReport, SegmentReport, SlotReport};
 pub use crate::lifecycle::{CleanupItem, CleanupOptions, CleanupReport, cleanup_orphaned_segments};
 pub use crate::loan::{Loan, OwnedLoan};

@@ -4,6 +4,11 @@
 //! of each segment the metadata and a read-only mapping are kept, so that the next list makes no system
 //! call but one. (The first list watches nothing: ending a watch costs milliseconds in the kernel, which
 //! whoever lists once should not pay.) Names are looked up directly, never by listing.
+//!
+//! A kept mapping keeps the memory of a segment that was removed. Whoever keeps a discovery calls `tidy`
+//! now and then; `forget` is for when memory is short.
+
+mod watch;
 
 use crate::error::{Result, ShmError};
 use crate::layout::{SegmentState, publish_word};
@@ -11,17 +16,20 @@ use crate::mapping::{Access, Mapping, SlotWord};
 use crate::meta::Meta;
 use crate::name::{DEFAULT_DIR, DEFAULT_NAMESPACE, Place};
 use crate::participant::{self, Participant};
-use crate::platform::watch::{Change, Poller, Watch};
+use crate::platform::watch::{Change, Watch};
 use crate::platform::{self};
 use crate::reclaim;
 use crate::segment::{corrupted, read_geometry};
 use crate::seqlock::{self, Words};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+pub use watch::{SegmentChange, SegmentWatch};
 
 /// What a list says about a segment.
 #[derive(Debug, Clone, Serialize)]
@@ -59,13 +67,13 @@ pub struct SegmentInfo {
     pub orphaned: bool,
 }
 
-/// A change of what there is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub enum SegmentChange {
-    /// A segment was created, or appeared anew under a name that was there.
-    Appeared(String),
-    /// A segment was removed.
-    Vanished(String),
+/// All that a namespace has.
+#[derive(Debug, Clone)]
+pub struct Survey {
+    /// What can be attached, by name.
+    pub segments: Vec<SegmentInfo>,
+    /// Names of what cannot, and what is wrong with each.
+    pub corrupted: Vec<(String, String)>,
 }
 
 /// Finds the segments of a namespace in a directory.
@@ -102,11 +110,17 @@ enum Memory {
 
 struct Seen {
     watch: Option<Watch>,
+    /// Device and inode of the directory that is watched.
+    directory: Option<(u64, u64)>,
     /// Fork epoch of the process that watches: a child would take its parent's events.
     epoch: u32,
     segments: BTreeMap<String, Result<Known>>,
+    /// Names that something happened to since they were looked at.
+    changed: BTreeSet<String>,
     /// Process ids by participant key: a key never means another process.
     pids: HashMap<u64, u32>,
+    /// When a list was asked for last.
+    asked: Instant,
 }
 
 struct Known {
@@ -181,14 +195,52 @@ impl SegmentDiscovery {
     ///
     /// As [`Self::list`].
     pub fn corrupted(&self) -> Result<Vec<(String, String)>> {
+        Ok(self.survey()?.corrupted)
+    }
+
+    /// [`Self::list`] and [`Self::corrupted`] in one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::list`].
+    pub fn survey(&self) -> Result<Survey> {
         self.with_seen(|seen, participant| {
-            seen.list(participant); // finds what went bad since it was opened
+            let segments = seen.list(participant); // finds what went bad since it was opened
             let broken = seen.segments.iter().filter_map(|(name, known)| {
                 let error = known.as_ref().err()?;
                 Some((name.clone(), error.to_string()))
             });
-            broken.collect()
+            Survey {
+                segments,
+                corrupted: broken.collect(),
+            }
         })
+    }
+
+    /// Gives back what is kept of segments that were removed since the last list; when that is longer ago
+    /// than `idle`, all that is kept. Cheap: one system call when nothing has changed. A list that is under
+    /// way in another thread is not waited for.
+    pub fn tidy(&self, idle: Duration) {
+        let mut memory = match self.seen.try_lock() {
+            Ok(memory) => memory,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        let Memory::Keeps(seen) = &mut *memory else {
+            return;
+        };
+        let ours = seen.epoch == platform::fork::epoch();
+        if !ours || seen.asked.elapsed() >= idle || !seen.let_go(&self.place) {
+            *memory = Memory::AskedOnce;
+        }
+    }
+
+    /// Gives back all that is kept. The next list looks at everything anew.
+    pub fn forget(&self) {
+        let mut memory = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(&*memory, Memory::Keeps(_)) {
+            *memory = Memory::AskedOnce;
+        }
     }
 
     /// Tells of changes from now on.
@@ -216,13 +268,15 @@ impl SegmentDiscovery {
                 &mut once
             }
             Memory::Keeps(seen) => {
-                seen.update(&self.place)?;
+                // What it was told and could not look at it would not be told again.
+                if let Err(error) = seen.update(&self.place) {
+                    *memory = Memory::AskedOnce;
+                    return Err(error);
+                }
                 seen
             }
             asked @ Memory::AskedOnce => {
-                // Watched before it is looked at, so that nothing falls between.
-                let watch = watch_directory(&self.place)?;
-                *asked = Memory::Keeps(Seen::new(&self.place, Some(watch))?);
+                *asked = Memory::Keeps(Seen::watching(&self.place)?);
                 let Memory::Keeps(seen) = asked else {
                     return Err(corrupted(&self.place.namespace, "nothing seen"));
                 };
@@ -242,13 +296,25 @@ impl Seen {
     fn new(place: &Place, watch: Option<Watch>) -> Result<Self> {
         let mut seen = Self {
             watch,
+            directory: None,
             epoch: platform::fork::epoch(),
             segments: BTreeMap::new(),
+            changed: BTreeSet::new(),
             pids: HashMap::new(),
+            asked: Instant::now(),
         };
         for name in reclaim::names(place)? {
             seen.look(place, &name)?;
         }
+        Ok(seen)
+    }
+
+    fn watching(place: &Place) -> Result<Self> {
+        // In this order: whatever changes in between is told, or the directory is found to be another.
+        let directory = identity(place);
+        let watch = watch_directory(place)?;
+        let mut seen = Self::new(place, Some(watch))?;
+        seen.directory = directory;
         Ok(seen)
     }
 
@@ -272,23 +338,43 @@ impl Seen {
     }
 
     fn update(&mut self, place: &Place) -> Result<()> {
-        let changes = self.watch.as_ref().map(Watch::changes);
-        for change in changes.unwrap_or_default() {
+        self.asked = Instant::now();
+        // Nobody tells that a directory was removed while somebody has it open, or its parent moved.
+        if !self.notice(place) || self.directory != identity(place) {
+            *self = Self::watching(place)?;
+            return Ok(());
+        }
+        // What could not be attached may have been mended, of which nobody tells.
+        let broken = self.segments.iter().filter(|(_, known)| known.is_err());
+        self.changed.extend(broken.map(|(name, _)| name.clone()));
+        for name in std::mem::take(&mut self.changed) {
+            self.look(place, &name)?;
+        }
+        Ok(())
+    }
+
+    /// Lets go of what has changed, to be looked at by the next list; false when it is not known what has.
+    fn let_go(&mut self, place: &Place) -> bool {
+        let noticed = self.notice(place);
+        for name in &self.changed {
+            self.segments.remove(name);
+        }
+        noticed
+    }
+
+    /// Takes the events in; false when some were lost, or the directory itself has gone.
+    fn notice(&mut self, place: &Place) -> bool {
+        for change in self.watch.as_ref().map(Watch::changes).unwrap_or_default() {
             match change {
                 Change::Appeared(file) | Change::Vanished(file) => {
                     if let Some(name) = place.name_of_meta(&file) {
-                        self.look(place, name)?;
+                        self.changed.insert(name.to_owned());
                     }
                 }
-                Change::Unknown => {
-                    // Lost events, or the directory itself was replaced.
-                    let watch = watch_directory(place)?;
-                    *self = Self::new(place, Some(watch))?;
-                    return Ok(());
-                }
+                Change::Unknown => return false,
             }
         }
-        Ok(())
+        true
     }
 
     /// Looks at one name anew. What is wrong with the segment is remembered; what is wrong with us (no
@@ -353,11 +439,6 @@ impl Known {
             });
         }
         let key = mapping.writer_key().load(Ordering::Relaxed);
-        let describe = || {
-            participant
-                .and_then(|p| p.describe(key))
-                .map_or(0, |p| p.pid)
-        };
         // Whoever cannot look into the table condemns nobody.
         let is_alive = |key| {
             let look = || participant.is_none_or(|p| p.is_alive(key));
@@ -368,7 +449,7 @@ impl Known {
         Ok(SegmentInfo {
             name: meta.name.clone(),
             size: mapping.geometry().capacity,
-            writer_pid: *pids.entry(key).or_insert_with(describe),
+            writer_pid: pid_of(key, pids, participant),
             created_at,
             last_accessed: if whole && at != 0 {
                 let age = platform::monotonic_ns().saturating_sub(at);
@@ -392,100 +473,32 @@ impl Known {
     }
 }
 
+/// Who has this key; 0 when that cannot be told, which is asked again the next time.
+fn pid_of(key: u64, pids: &mut HashMap<u64, u32>, participant: Option<&Arc<Participant>>) -> u32 {
+    if let Some(pid) = pids.get(&key) {
+        return *pid;
+    }
+    let Some(process) = participant.and_then(|p| p.describe(key)) else {
+        return 0;
+    };
+    pids.insert(key, process.pid);
+    process.pid
+}
+
 fn since_1970(ns: u64) -> SystemTime {
     UNIX_EPOCH
         .checked_add(Duration::from_nanos(ns))
         .unwrap_or(UNIX_EPOCH)
 }
 
+fn identity(place: &Place) -> Option<(u64, u64)> {
+    let found = std::fs::metadata(&place.dir).ok()?;
+    Some((found.dev(), found.ino()))
+}
+
 fn watch_directory(place: &Place) -> Result<Watch> {
     Watch::directory(&place.dir)
         .map_err(|e| ShmError::from_io(&place.dir.display().to_string(), "watch", e))
-}
-
-/// Changes of a namespace, as they happen.
-pub struct SegmentWatch {
-    place: Place,
-    watch: Watch,
-    poller: Poller,
-    /// Fork epoch of the process that watches.
-    epoch: u32,
-    known: BTreeSet<String>,
-}
-
-impl SegmentWatch {
-    fn new(place: Place) -> Result<Self> {
-        let failed = |e| ShmError::from_io(&place.namespace, "watch", e);
-        let watch = watch_directory(&place)?;
-        let poller = Poller::new().map_err(failed)?;
-        poller.add(&watch, 0).map_err(failed)?;
-        Ok(Self {
-            known: reclaim::names(&place)?.into_iter().collect(),
-            place,
-            watch,
-            poller,
-            epoch: platform::fork::epoch(),
-        })
-    }
-
-    /// The next changes; none when there was none within `timeout`. When the system lost events, what
-    /// is there is compared with what was.
-    ///
-    /// # Errors
-    ///
-    /// [`ShmError::Io`] when the directory is gone.
-    pub fn next(&mut self, timeout: Duration) -> Result<Vec<SegmentChange>> {
-        let started = Instant::now();
-        loop {
-            let changes = self.drain()?;
-            let left = timeout.saturating_sub(started.elapsed());
-            if !changes.is_empty() || left.is_zero() {
-                return Ok(changes);
-            }
-            self.poller
-                .wait(left)
-                .map_err(|e| ShmError::from_io(&self.place.namespace, "watch", e))?;
-        }
-    }
-
-    fn drain(&mut self) -> Result<Vec<SegmentChange>> {
-        if self.epoch != platform::fork::epoch() {
-            // A forked child watches for itself, from now on.
-            *self = Self::new(self.place.clone())?;
-        }
-        let mut changes = Vec::new();
-        for change in self.watch.changes() {
-            match change {
-                Change::Appeared(file) => {
-                    if let Some(name) = self.place.name_of_meta(&file) {
-                        self.known.insert(name.to_owned());
-                        changes.push(SegmentChange::Appeared(name.to_owned()));
-                    }
-                }
-                Change::Vanished(file) => {
-                    if let Some(name) = self.place.name_of_meta(&file) {
-                        self.known.remove(name);
-                        changes.push(SegmentChange::Vanished(name.to_owned()));
-                    }
-                }
-                Change::Unknown => {
-                    let there = reclaim::names(&self.place)?.into_iter().collect();
-                    let gone = self.known.difference(&there).cloned();
-                    changes.extend(gone.map(SegmentChange::Vanished));
-                    let new = there.difference(&self.known).cloned();
-                    changes.extend(new.map(SegmentChange::Appeared));
-                    self.known = there;
-                }
-            }
-        }
-        Ok(changes)
-    }
-}
-
-impl std::fmt::Debug for SegmentWatch {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("SegmentWatch").field(&self.place).finish()
-    }
 }
 
 /// Segments of the default namespace in `/dev/shm` (plan, "API Contracts").

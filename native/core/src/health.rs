@@ -37,3 +37,9 @@ pub fn space(dir: impl AsRef<Path>) -> Result<Space> {
         .map_err(|e| ShmError::from_io(&dir.to_string_lossy(), "look at the space of", e))?;
     Ok(Space { total, available })
 }
+
+/// Waits until what was dropped in this process before has been unmapped, and its memory given back: large
+/// mappings are unmapped by a background thread. For whoever lacks memory and tries again.
+pub fn settle() {
+    platform::background::settle();
+}

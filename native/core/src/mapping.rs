@@ -86,8 +86,9 @@ impl Mapping {
             mapped.map_err(|source| map_error(name, len, source))
         };
         let writer = access == Access::Writer;
-        // Last first: the kernel hands out addresses downwards, and makes one area of neighbours that are
-        // neighbours in the file and mapped alike. A process may have 65,530 of them.
+        // From the last to the first: Linux puts each mapping right below the one before, and makes one of
+        // neighbours that continue each other. So a writer or an observer counts once, not three times,
+        // towards the mappings that a process may have (`vm.max_map_count`).
         let slots = map(slots_at, slots_len, writer)?;
         let control = map(geometry.control, control_len, access != Access::Observer)?;
         let header = map(0, geometry.control, writer)?;

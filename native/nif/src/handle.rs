@@ -4,6 +4,7 @@ use rustler::{Atom, Env, NifResult, Term};
 use snakepit_shm::Handle;
 
 use crate::error::Answer;
+use crate::listing::making_room;
 use crate::resources::ViewResource;
 use crate::terms::json;
 
@@ -15,7 +16,8 @@ fn open_handle<'a>(env: Env<'a>, handle: Term<'a>, dir: String) -> NifResult<Ans
 }
 
 fn open<'a>(env: Env<'a>, value: &serde_json::Value, dir: &str) -> Answer<Term<'a>> {
-    let view = Handle::from_value(value)?.open(dir)?;
+    let handle = Handle::from_value(value)?;
+    let view = making_room(|| handle.open(dir))?;
     Ok(ViewResource::binary(env, view).to_term(env))
 }
 

@@ -17,6 +17,7 @@ mod cleanup;
 mod error;
 mod handle;
 mod health;
+mod listing;
 mod membership;
 mod reader;
 mod reaper;

@@ -1,34 +1,42 @@
 //! Work on files: create, attach, remove, look. Dirty, all of it.
 
 use rustler::{Atom, ResourceArc};
-use snakepit_shm::{SegmentDiscovery, ShmError};
+use snakepit_shm::ShmError;
 
 use crate::error::Answer;
+use crate::listing::making_room;
 use crate::resources::{ReaderResource, WriterResource};
 use crate::terms::options::Segment;
 use crate::terms::report::Report;
 
 #[rustler::nif(schedule = "DirtyIo")]
 fn create(segment: Segment) -> Answer<ResourceArc<WriterResource>> {
-    Ok(WriterResource::new(segment.options().create()?))
+    let options = segment.options();
+    let writer = making_room(|| options.create())?;
+    Ok(WriterResource::new(writer))
 }
 
 #[rustler::nif(schedule = "DirtyIo")]
 fn attach(segment: Segment) -> Answer<ResourceArc<ReaderResource>> {
-    Ok(ReaderResource::new(segment.options().attach_reader()?))
+    let options = segment.options();
+    let reader = making_room(|| options.attach_reader())?;
+    Ok(ReaderResource::new(reader))
 }
 
 /// The same for the segment that `writer` writes, counted with it.
 #[rustler::nif(schedule = "DirtyIo")]
 fn attach_beside(segment: Segment, writer: &WriterResource) -> Answer<ResourceArc<ReaderResource>> {
-    let reader = segment.options().attach_reader()?;
+    let options = segment.options();
+    let reader = making_room(|| options.attach_reader())?;
     Ok(ReaderResource::beside(reader, writer))
 }
 
 /// Takes the place of a writer that has gone.
 #[rustler::nif(schedule = "DirtyIo")]
 fn attach_writer(segment: Segment) -> Answer<ResourceArc<WriterResource>> {
-    Ok(WriterResource::new(segment.options().attach_writer()?))
+    let options = segment.options();
+    let writer = making_room(|| options.attach_writer())?;
+    Ok(WriterResource::new(writer))
 }
 
 /// Takes over a segment that nobody writes any more, sealed or not, if it has the size and the slots that
@@ -37,7 +45,8 @@ fn attach_writer(segment: Segment) -> Answer<ResourceArc<WriterResource>> {
 fn adopt(segment: Segment) -> Answer<ResourceArc<WriterResource>> {
     let name = segment.name.clone();
     let seen = (segment.size, segment.slots);
-    let writer = segment.options().adopt()?;
+    let options = segment.options();
+    let writer = making_room(|| options.adopt())?;
     if seen == (Some(writer.capacity() as u64), Some(writer.slots() as u64)) {
         return Ok(WriterResource::new(writer));
     }
@@ -71,12 +80,6 @@ fn usage(segment: Segment) -> Answer<(u64, u64)> {
         foreign && reader.alive != Some(false)
     });
     Ok((report.version, others.count() as u64))
-}
-
-#[rustler::nif(schedule = "DirtyIo")]
-fn list(namespace: String, dir: String) -> Answer<Vec<Report>> {
-    let found = SegmentDiscovery::new(&namespace, dir)?.list()?;
-    Ok(found.iter().map(Report::of_info).collect())
 }
 
 /// The smallest capacity that holds so many bytes.

@@ -232,10 +232,11 @@ defmodule Snakepit.SharedMemory.AllocationTest do
     end
 
     test "the timeout of a name's former region is not that of its next", %{place: place} do
-      SharedMemory.allocate_region!(4096, [name: "again", timeout: 50] ++ place)
+      # Long enough not to end before the next line on a busy machine, and before `idle` does.
+      SharedMemory.allocate_region!(4096, [name: "again", timeout: 1_000] ++ place)
       SharedMemory.deallocate_region!("again", place)
       SharedMemory.allocate_region!(4096, [name: "again", timeout: 3_600_000] ++ place)
-      idle = SharedMemory.allocate_region!(4096, [timeout: 200] ++ place)
+      idle = SharedMemory.allocate_region!(4096, [timeout: 2_000] ++ place)
       assert eventually(fn -> code(SharedMemory.get_region_info(idle, place)) == :not_found end)
       assert SharedMemory.get_region_info!("again", place).timeout == 3_600_000
     end

@@ -10,7 +10,8 @@ defmodule Snakepit.SharedMemory.GuidesTest do
   for guide <- @guides, do: @external_resource(guide)
 
   test "there are guides, and each has code" do
-    assert @guides != []
+    # Known to the compiler, which would call a comparison with [] pointless.
+    assert length(@guides) > 0
     for guide <- @guides, do: assert(Guide.blocks(guide) != [], "#{guide} has no elixir block")
   end
 

@@ -5,7 +5,17 @@ defmodule Snakepit.SharedMemory.HealthTest do
 
   import ExUnit.CaptureLog
 
-  alias Snakepit.SharedMemory.{Config, Health, Janitor, Listener, Registry, Table, Target}
+  alias Snakepit.SharedMemory.{
+    Config,
+    Health,
+    Janitor,
+    Listener,
+    Listing,
+    Registry,
+    Table,
+    Target
+  }
+
   alias Snakepit.SharedMemory.Health.{Monitor, Processes, Resources, Segments}
 
   @patience 30_000
@@ -26,6 +36,11 @@ defmodule Snakepit.SharedMemory.HealthTest do
 
   defp key(id, place), do: {place[:dir], place[:namespace], id}
   defp place_of(place), do: struct!(Target, [id: "", key: ""] ++ place)
+  defp listed(place), do: Listing.list(place_of(place))
+
+  defp orphans(place, config) do
+    Segments.orphans(Registry.audit(@patience), Listing.list(place), place, config)
+  end
 
   defp config(settings \\ []) do
     {:ok, config} = Config.new(settings)
@@ -148,11 +163,11 @@ defmodule Snakepit.SharedMemory.HealthTest do
     test "a region that goes while it is looked at is no finding", %{id: id, place: place} do
       {:ok, audit} = Registry.audit(@patience)
       SharedMemory.deallocate_region!(id, place)
-      assert Segments.check({:ok, audit}, place_of(place)) == []
+      assert Segments.check({:ok, audit}, listed(place), place_of(place)) == []
       # Nor is another of that name, whatever is wrong with it.
       SharedMemory.allocate_region!(4096, [name: id] ++ place)
       File.write!(file_of(id, place), "")
-      assert Segments.check({:ok, audit}, place_of(place)) == []
+      assert Segments.check({:ok, audit}, listed(place), place_of(place)) == []
     end
   end
 
@@ -161,9 +176,9 @@ defmodule Snakepit.SharedMemory.HealthTest do
       {:ok, writer} = Native.create(native(place, "left"))
       {:ok, :ok} = Native.release(writer)
       soon = config([grace: 0, cleanup_interval: 1] ++ place)
-      left = fn -> Segments.orphans(place_of(place), soon) end
+      left = fn -> orphans(place_of(place), soon) end
       # Within the grace it is nobody's fault.
-      assert Segments.orphans(place_of(place), config([grace: 3_600_000] ++ place)) == []
+      assert orphans(place_of(place), config([grace: 3_600_000] ++ place)) == []
       assert eventually(fn -> left.() != [] end)
       assert [finding] = left.()
       assert sound?(finding) and finding.severity == :warning
@@ -185,7 +200,7 @@ defmodule Snakepit.SharedMemory.HealthTest do
 
     test "a namespace that cannot be looked through" do
       nowhere = place_of(namespace: "x", dir: "/no/such/directory")
-      assert [%{severity: :warning} = finding] = Segments.orphans(nowhere, config())
+      assert [%{severity: :warning} = finding] = orphans(nowhere, config())
       assert sound?(finding)
     end
   end

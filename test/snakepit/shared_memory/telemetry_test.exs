@@ -228,6 +228,37 @@ defmodule Snakepit.SharedMemory.TelemetryTest do
     end)
   end
 
+  for {kind, fail} <- [
+        error: "raise \"no\"",
+        throw: "throw(:no)",
+        exit: "exit(:no)",
+        undefined: "apply(:no_such_module, :no, [])"
+      ] do
+    @fail fail
+    @tag capture_log: true
+    test "R10.3 a handler that raises harms no call: #{kind}", %{place: place} do
+      {handler, _} = Code.eval_string("fn _event, _measured, _about, _config -> #{@fail} end")
+      # In callers, and in processes of ours: nobody dies of it, nothing of it is lost.
+      watched = for {_, pid, _, _} <- children(), is_pid(pid), do: {pid, Process.monitor(pid)}
+
+      # One that fails is detached, so each event has its own.
+      for event <- Telemetry.events(), do: Listener.attach({:fails, event}, [event], handler, nil)
+      run_everything(place)
+
+      # Some events come from processes that nobody waits for.
+      for event <- Telemetry.events() do
+        assert eventually(fn -> {:fails, event} not in Listener.handlers(event) end)
+      end
+
+      for {pid, monitor} <- watched, do: refute_received({:DOWN, ^monitor, _, ^pid, _})
+      # The others go on.
+      for event <- Telemetry.events(), do: assert_receive({:event, ^event, _, _}, 10_000)
+      assert {:ok, %{status: :ok}} = SharedMemory.health_check(place)
+    end
+  end
+
+  defp children, do: Supervisor.which_children(Snakepit.SharedMemory.Supervisor)
+
   test "with a listener the statistics are the same", %{place: place} do
     SharedMemory.reset_stats!()
     id = SharedMemory.allocate_region!(4096, place)

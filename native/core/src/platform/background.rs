@@ -38,3 +38,12 @@ pub(crate) fn run(job: impl FnOnce() + Send + 'static) {
     }
     job();
 }
+
+/// Waits until the jobs that were handed over before have run.
+pub(crate) fn settle() {
+    let (done, wait) = mpsc::channel();
+    run(move || {
+        let _ = done.send(());
+    });
+    let _ = wait.recv();
+}

@@ -99,7 +99,8 @@ impl Watch {
                 | AddWatchFlags::IN_MOVED_TO
                 | AddWatchFlags::IN_DELETE
                 | AddWatchFlags::IN_MOVED_FROM
-                | AddWatchFlags::IN_DELETE_SELF,
+                | AddWatchFlags::IN_DELETE_SELF
+                | AddWatchFlags::IN_MOVE_SELF,
         )
     }
 

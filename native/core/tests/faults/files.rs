@@ -195,3 +195,113 @@ fn events_that_the_system_lost_are_made_up_for() {
     std::fs::remove_file(one).unwrap();
     second.close().unwrap();
 }
+
+#[test]
+fn a_kept_list_gives_the_memory_of_removed_segments_back_when_asked_to() {
+    let shm = Shm::new();
+    let discovery = SegmentDiscovery::new("test", shm.path()).unwrap();
+    let mapped = || {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let here = shm.path().to_str().unwrap();
+        maps.lines().filter(|line| line.contains(here)).count()
+    };
+    let listed = || discovery.list().unwrap().len();
+    let stays = shm.options("stays").create().unwrap();
+    let goes = shm.options("goes").create().unwrap();
+    let nothing_kept = mapped();
+    assert_eq!(listed(), 2);
+    assert_eq!(mapped(), nothing_kept, "whoever asks once pays once");
+    assert_eq!(listed(), 2);
+    let both_kept = mapped();
+    assert!(both_kept > nothing_kept);
+
+    goes.close().unwrap();
+    let goes_kept = mapped();
+    discovery.tidy(Duration::from_secs(3600));
+    assert!(mapped() < goes_kept);
+    let stays_kept = mapped();
+    discovery.tidy(Duration::from_secs(3600));
+    assert_eq!(mapped(), stays_kept, "what is there stays kept");
+    assert_eq!(listed(), 1);
+
+    // What came between two lists is found, though it was tidied up meanwhile.
+    let came = shm.options("came").create().unwrap();
+    discovery.tidy(Duration::from_secs(3600));
+    assert_eq!(listed(), 2);
+    came.close().unwrap();
+    let again = shm.options("came").size(8192).create().unwrap();
+    discovery.tidy(Duration::from_secs(3600));
+    assert_eq!(discovery.list().unwrap()[0].size, 8192);
+    again.close().unwrap();
+
+    discovery.tidy(Duration::ZERO);
+    let nothing_kept = mapped();
+    assert_eq!(listed(), 1);
+    assert!(mapped() > nothing_kept);
+    discovery.forget();
+    assert_eq!(mapped(), nothing_kept);
+    assert_eq!(listed(), 1);
+    stays.close().unwrap();
+    assert_eq!(listed(), 0);
+}
+
+#[test]
+fn a_kept_list_of_a_directory_that_comes_and_goes_is_never_old() {
+    let shm = Shm::new();
+    let dir = shm.path().join("place");
+    let options = |name: &str| {
+        std::fs::create_dir_all(&dir).unwrap();
+        SegmentOptions::new(name).namespace("test").dir(&dir)
+    };
+    let discovery = SegmentDiscovery::new("test", &dir).unwrap();
+    let names = || -> Vec<String> {
+        let found = discovery.list().unwrap();
+        found.into_iter().map(|info| info.name).collect()
+    };
+    let writer = options("first").create().unwrap();
+    for _ in 0..3 {
+        assert_eq!(names(), ["first"]);
+    }
+    // Moved away: what lies there is not here any more.
+    let away = shm.path().join("away");
+    std::fs::rename(&dir, &away).unwrap();
+    for _ in 0..3 {
+        assert!(discovery.list().is_err());
+    }
+    let other = options("second").create().unwrap();
+    for _ in 0..3 {
+        assert_eq!(names(), ["second"]);
+    }
+    other.close().unwrap();
+    std::fs::remove_dir_all(&dir).unwrap();
+    for _ in 0..3 {
+        assert!(discovery.list().is_err());
+    }
+    std::fs::rename(&away, &dir).unwrap();
+    for _ in 0..3 {
+        assert_eq!(names(), ["first"]);
+    }
+    writer.close().unwrap();
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn a_segment_that_is_mended_is_listed_again() {
+    let shm = Shm::new();
+    let discovery = SegmentDiscovery::new("test", shm.path()).unwrap();
+    let writer = shm.options("x").create().unwrap();
+    let meta = shm.path().join("test_x.meta");
+    let text = std::fs::read(&meta).unwrap();
+    let other = shm.path().join("other");
+    for keeps in [false, true, true] {
+        // Renamed into place, of which events tell; written in place, of which none does.
+        std::fs::write(&other, "no json").unwrap();
+        std::fs::rename(&other, &meta).unwrap();
+        let found = discovery.survey().unwrap();
+        let counts = (found.segments.len(), found.corrupted.len());
+        assert_eq!(counts, (0, 1), "{keeps}");
+        std::fs::write(&meta, &text).unwrap();
+        assert_eq!(discovery.list().unwrap().len(), 1, "{keeps}");
+    }
+    writer.close().unwrap();
+}

@@ -13,7 +13,7 @@ mod writers;
 
 use snakepit_shm::{
     CleanupOptions, Reaper, ReaperEvent, ReaperOptions, Reserve, Resource, RunMode, SegmentChange,
-    SegmentDiscovery, ShmError, join,
+    SegmentDiscovery, SegmentOptions, ShmError, join,
 };
 use std::fs::OpenOptions;
 use std::path::Path;
