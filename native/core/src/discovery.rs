@@ -8,27 +8,25 @@
 //! A kept mapping keeps the memory of a segment that was removed. Whoever keeps a discovery calls `tidy`
 //! now and then; `forget` is for when memory is short.
 
+mod known;
 mod watch;
 
 use crate::error::{Result, ShmError};
-use crate::layout::{SegmentState, publish_word};
-use crate::mapping::{Access, Mapping, SlotWord};
-use crate::meta::Meta;
+use crate::layout::SegmentState;
 use crate::name::{DEFAULT_DIR, DEFAULT_NAMESPACE, Place};
 use crate::participant::{self, Participant};
+use crate::platform;
 use crate::platform::watch::{Change, Watch};
-use crate::platform::{self};
 use crate::reclaim;
-use crate::segment::{corrupted, read_geometry};
-use crate::seqlock::{self, Words};
+use crate::segment::corrupted;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
+use known::Known;
 pub use watch::{SegmentChange, SegmentWatch};
 
 /// What a list says about a segment.
@@ -121,11 +119,6 @@ struct Seen {
     pids: HashMap<u64, u32>,
     /// When a list was asked for last.
     asked: Instant,
-}
-
-struct Known {
-    meta: Meta,
-    mapping: Mapping,
 }
 
 impl std::fmt::Debug for Seen {
@@ -393,102 +386,6 @@ impl Seen {
         }
         Ok(())
     }
-}
-
-impl Known {
-    fn open(place: &Place, name: &str) -> Result<Self> {
-        let meta = Meta::load(place, name)?;
-        let file =
-            platform::open_existing(&meta.path(place), false).map_err(|e| match e.kind() {
-                std::io::ErrorKind::NotFound => corrupted(name, "its file is missing"),
-                _ => ShmError::from_io(name, "open", e),
-            })?;
-        let geometry = read_geometry(name, &file)?;
-        if geometry.created_ns != meta.created_ns {
-            return Err(corrupted(
-                name,
-                "metadata and segment do not belong together",
-            ));
-        }
-        let mapping = Mapping::new(name, &file, geometry, Access::Observer)?;
-        Ok(Self { meta, mapping })
-    }
-
-    fn info(
-        &self,
-        pids: &mut HashMap<u64, u32>,
-        living: &mut HashMap<u64, bool>,
-        participant: Option<&Arc<Participant>>,
-    ) -> Result<SegmentInfo> {
-        let (meta, mapping) = (&self.meta, &self.mapping);
-        let broken = |reason| corrupted(&meta.name, reason);
-        let (version, slot) = seqlock::latest(mapping);
-        if slot >= mapping.slots() || version % 2 != 0 {
-            return Err(broken("its publish word names no slot"));
-        }
-        let state = mapping.state().ok_or_else(|| broken("its state is none"))?;
-        if mapping.header_line() != mapping.geometry().encode() {
-            return Err(broken("its header was overwritten"));
-        }
-        let get = |word| mapping.slot_word(slot, word).load(Ordering::Relaxed);
-        let (len, at) = (get(SlotWord::Len), get(SlotWord::Timestamp));
-        let whole = version != 0 && mapping.seq(slot).load(Ordering::Acquire) == version;
-        if mapping.lost() {
-            return Err(ShmError::Truncated {
-                name: meta.name.clone(),
-            });
-        }
-        let key = mapping.writer_key().load(Ordering::Relaxed);
-        // Whoever cannot look into the table condemns nobody.
-        let is_alive = |key| {
-            let look = || participant.is_none_or(|p| p.is_alive(key));
-            *living.entry(key).or_insert_with(look)
-        };
-        let since = mapping.orphaned_since();
-        let created_at = since_1970(mapping.geometry().created_ns);
-        Ok(SegmentInfo {
-            name: meta.name.clone(),
-            size: mapping.geometry().capacity,
-            writer_pid: pid_of(key, pids, participant),
-            created_at,
-            last_accessed: if whole && at != 0 {
-                let age = platform::monotonic_ns().saturating_sub(at);
-                SystemTime::now()
-                    .checked_sub(Duration::from_nanos(age))
-                    .unwrap_or(created_at)
-            } else {
-                created_at
-            },
-            reader_count: reclaim::readers(mapping) as u32,
-            namespace: meta.namespace.clone(),
-            module: meta.module.clone(),
-            file: meta.file.clone(),
-            slots: mapping.slots(),
-            version: version.min(publish_word::MAX_VERSION),
-            generation: mapping.generation().load(Ordering::Relaxed),
-            state,
-            len: if whole { len as usize } else { 0 },
-            orphaned: reclaim::is_orphan(state, key, since, is_alive),
-        })
-    }
-}
-
-/// Who has this key; 0 when that cannot be told, which is asked again the next time.
-fn pid_of(key: u64, pids: &mut HashMap<u64, u32>, participant: Option<&Arc<Participant>>) -> u32 {
-    if let Some(pid) = pids.get(&key) {
-        return *pid;
-    }
-    let Some(process) = participant.and_then(|p| p.describe(key)) else {
-        return 0;
-    };
-    pids.insert(key, process.pid);
-    process.pid
-}
-
-fn since_1970(ns: u64) -> SystemTime {
-    UNIX_EPOCH
-        .checked_add(Duration::from_nanos(ns))
-        .unwrap_or(UNIX_EPOCH)
 }
 
 fn identity(place: &Place) -> Option<(u64, u64)> {

@@ -48,6 +48,7 @@ defmodule Snakepit.SharedMemory.BadInputTest do
   @functions %{
     SharedMemory => [
       allocate_region: [:size, :options],
+      adopt_region: [:region, :options],
       map_region: [:region, :options],
       unmap_region: [:region, :options],
       deallocate_region: [:region, :options],
