@@ -17,6 +17,8 @@ __version__: str
 
 __all__ = [
     "Loan",
+    "Pin",
+    "PinnedView",
     "Reader",
     "View",
     "Writer",
