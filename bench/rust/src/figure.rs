@@ -10,11 +10,12 @@ use serde::{Deserialize, Serialize};
 use crate::Result;
 
 /// The sections of a run, in the order of the table.
-const SECTIONS: [&str; 8] = [
+const SECTIONS: [&str; 9] = [
     "one-thread",
     "two-processes",
     "pace",
     "scale",
+    "pinned",
     "lifecycle",
     "torn",
     "beam",

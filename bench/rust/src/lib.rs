@@ -19,6 +19,7 @@ pub mod pace;
 pub mod pair;
 pub mod peer;
 pub mod pin;
+pub mod pinned;
 pub mod report;
 pub mod scale;
 pub mod segment;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use snakepit_shm_bench::buffer::Memcpy;
 use snakepit_shm_bench::figure::Figures;
-use snakepit_shm_bench::{Result, lifecycle, pace, peer, pin, report, scale, torn};
+use snakepit_shm_bench::{Result, lifecycle, pace, peer, pin, pinned, report, scale, torn};
 
 const USAGE: &str = "\
 usage: snakepit-shm-bench COMMAND
@@ -15,13 +15,14 @@ usage: snakepit-shm-bench COMMAND
   torn [--quick] [--reads N]     look for torn values; fails if there is one
   pace [--quick]                 latency percentiles of 4 KiB at 10 kHz
   scale [--quick]                one reader beside another one
+  pinned [--quick]               pinned reads beside a writer, and what they cost it
   lifecycle [--quick]            create, attach, list
   memcpy BYTES                   time one warm memcpy for each line of input
   report --parts DIR --targets FILE [--results DIR] [--quick]
          [--commit ID] [--date DATE] [--failed SECTION]...
                                  the final table, also as files in --results
 
-torn, pace, scale and lifecycle write their figures into $SNAKEPIT_BENCH_PARTS, if set,
+torn, pace, scale, pinned and lifecycle write their figures into $SNAKEPIT_BENCH_PARTS, if set,
 and keep their segments in $SNAKEPIT_BENCH_DIR (default /dev/shm).";
 
 fn main() -> ExitCode {
@@ -63,6 +64,18 @@ fn run(arguments: &[String]) -> Result<()> {
             let samples = if options.flag("--quick") { 5 } else { 31 };
             options.end()?;
             save("scale", |figures| scale::run(&program()?, samples, figures))
+        }
+        "pinned" => {
+            let (millis, samples) = if options.flag("--quick") {
+                (300, 5)
+            } else {
+                (5000, 31)
+            };
+            options.end()?;
+            let time = std::time::Duration::from_millis(millis);
+            save("pinned", |figures| {
+                pinned::run(&program()?, time, samples, figures)
+            })
         }
         "lifecycle" => {
             let samples = if options.flag("--quick") { 20 } else { 300 };
