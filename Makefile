@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 export LC_ALL := C.UTF-8
 export ELIXIR_ERL_OPTIONS := +fnu
 
-.PHONY: help setup demo test bench faults chaos lint fmt clean doc \
+.PHONY: help setup demo test bench bench-check faults chaos lint fmt clean doc \
         test-rust test-loom test-elixir test-python test-interop test-readme test-demo test-chaos test-trixie
 
 help: ## Say what there is
@@ -52,6 +52,9 @@ test-chaos: setup ## 20 seconds of chaos
 
 bench: setup ## Every measured promise beside its yardstick (BENCH_ARGS=--quick for a look)
 	@bench/run.sh $(BENCH_ARGS)
+
+bench-check: setup ## The ratios of now beside the kept ones; fails when one is worse than its noise allows
+	@.venv/bin/python bench/check.py $(CHECK_ARGS)
 
 faults: setup ## Every fault of docs/faults.md at full scale: 1,000 kills, 1,000 readers, 10,000 refused creates (minutes)
 	@SNAKEPIT_SHM_FULL=1 cargo test --release -p snakepit-shm --test faults -- --nocapture --test-threads=1

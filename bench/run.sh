@@ -94,6 +94,10 @@ main() {
     report+=(--results bench/results)
   fi
   "$bench" "${report[@]}" "${flags[@]}"
+  # For whoever compares the figures (bench/check.py).
+  if [ -n "${SNAKEPIT_BENCH_KEEP_PARTS:-}" ]; then
+    cp "$SNAKEPIT_BENCH_PARTS"/*.json "$SNAKEPIT_BENCH_KEEP_PARTS"/
+  fi
 
   if ((${#failed[@]})); then
     echo "failed: ${failed[*]}" >&2
