@@ -157,12 +157,13 @@ defmodule Snakepit.SharedMemory.Admission do
 
   # Counted from now on; the files are created by a job.
   defp begin(state, %{record: record, operation: operation} = request) do
-    token = record.token
+    %{token: token, target: %{key: key} = target} = record
     Table.put_record(%{record | state: {:creating, token}})
-    {:ok, pid} = Jobs.create(self(), token, Target.native(record.target, request.settings))
+    taken? = fn -> match?({:ok, %{token: ^token}}, Table.record(key)) end
+    {:ok, pid} = Jobs.create(self(), token, Target.native(target, request.settings), taken?)
 
     %{state | ledger: Ledger.own(state.ledger, record)}
-    |> Registry.put_job(token, :create, record.target.key, request.from, pid, operation)
+    |> Registry.put_job(token, :create, key, request.from, pid, operation)
   end
 
   defp unused(%{target: target}, operation) do

@@ -76,6 +76,11 @@ defmodule Snakepit.SharedMemory.History do
     if Table.held?(key), do: :ok, else: forget(key)
   end
 
+  @doc "The same of all regions: what whoever was killed had no time to drop."
+  @spec forget_all_unused() :: :ok
+  def forget_all_unused,
+    do: for({key, _n} <- :ets.tab2list(@numbers), do: forget_unused(key)) && :ok
+
   @doc "The latest changes of a region, oldest first."
   @spec of(term(), term()) :: {:ok, [entry()]} | {:error, Error.t()}
   def of(region, opts) do

@@ -13,20 +13,22 @@ defmodule Snakepit.SharedMemory.Jobs do
   Creates a segment and hands the outcome to `registry`, as the call `{:done, token, outcome}`.
 
   If the registry does not take the writer (it was restarted, or the owner has died meanwhile) the
-  segment is removed again.
+  segment is removed again. `taken?` says what it has done when it did not live to say so itself.
   """
-  @spec create(pid(), reference(), Native.segment()) :: {:ok, pid()} | {:error, term()}
-  def create(registry, token, segment) do
+  @spec create(pid(), reference(), Native.segment(), (() -> boolean())) ::
+          {:ok, pid()} | {:error, term()}
+  def create(registry, token, segment, taken?) do
     start(fn ->
-      outcome = Native.create(segment)
-
-      with {:ok, writer} <- outcome, :refused <- deliver(registry, token, outcome) do
-        discard(writer)
-      else
-        {:error, _} -> deliver(registry, token, outcome)
-        :accepted -> :ok
-      end
+      hand_over(Native.create(segment), registry, token, taken?, &discard/1)
     end)
+  end
+
+  defp hand_over(outcome, server, token, taken?, give_back) do
+    case {outcome, deliver(server, token, outcome)} do
+      {{:ok, writer}, :refused} -> give_back.(writer)
+      {{:ok, writer}, :lost} -> if taken?.(), do: :ok, else: give_back.(writer)
+      _error_or_accepted -> :ok
+    end
   end
 
   @doc "Removes a segment and closes what was mapped of it, then tells `registry` the outcome."
@@ -45,20 +47,15 @@ defmodule Snakepit.SharedMemory.Jobs do
 
   @doc """
   Takes the place of a segment's writer as soon as there is none, up to `deadline`, and hands the
-  outcome to `writers`, as `{:done, token, outcome}`. The message `:stop` ends it sooner.
+  outcome to `writers`, as `{:done, token, outcome}`; `taken?` as of `create/4`. The message `:stop`
+  ends it sooner.
   """
-  @spec take_over(pid(), reference(), Native.segment(), integer()) ::
+  @spec take_over(pid(), reference(), Native.segment(), integer(), (() -> boolean())) ::
           {:ok, pid()} | {:error, term()}
-  def take_over(writers, token, segment, deadline) do
+  def take_over(writers, token, segment, deadline, taken?) do
     start(fn ->
-      outcome = keep_asking(segment, deadline, 1)
-
-      with {:ok, writer} <- outcome, :refused <- deliver(writers, token, outcome) do
-        warn(Native.release(writer))
-      else
-        {:error, _} -> deliver(writers, token, outcome)
-        :accepted -> :ok
-      end
+      give_back = &warn(Native.release(&1))
+      hand_over(keep_asking(segment, deadline, 1), writers, token, taken?, give_back)
     end)
   end
 
@@ -84,7 +81,7 @@ defmodule Snakepit.SharedMemory.Jobs do
   def run(work), do: start(work)
 
   @doc "Gives back what a process that died had owned and mapped."
-  @spec clean_up([{Native.writer(), Native.reader() | nil}], [Table.mapping()]) ::
+  @spec clean_up([Table.resources()], [Table.mapping()]) ::
           {:ok, pid()} | {:error, term()}
   def clean_up(regions, mappings) do
     start(fn ->
@@ -95,13 +92,13 @@ defmodule Snakepit.SharedMemory.Jobs do
 
   @doc "Closes one mapping, and gives back the writer's claim that it may hold."
   @spec unmap(Table.mapping()) :: Native.answer(:ok)
-  def unmap({_ref, _key, _pid, reader, writer}) do
+  def unmap({_ref, _key, _pid, reader, writer, _token}) do
     if writer, do: warn(Native.release(writer))
     Native.close_reader(reader)
   end
 
   @doc "Removes a region's segment, with a warning in the log when that fails."
-  @spec discard_all({Native.writer(), Native.reader() | nil}) :: :ok
+  @spec discard_all(Table.resources()) :: :ok
   def discard_all({writer, reader}) do
     if reader, do: Native.close_reader(reader)
     discard(writer)
@@ -111,16 +108,19 @@ defmodule Snakepit.SharedMemory.Jobs do
 
   defp warn({:ok, :ok}), do: :ok
 
+  # Somebody else has seen to it already: a registry that was killed had begun what the next one did.
+  defp warn({:error, {:closed, _message, _segment, _remedy}}), do: :ok
+
   # Nobody waits for the answer: its line in the log is all there is of it.
   defp warn({:error, failure}) do
     Error.Log.note(Error.from_native(failure, :cleanup))
     :ok
   end
 
-  defp deliver(registry, token, outcome) do
-    GenServer.call(registry, {:done, token, outcome}, :infinity)
+  defp deliver(server, token, outcome) do
+    GenServer.call(server, {:done, token, outcome}, :infinity)
   catch
-    :exit, _ -> :refused
+    :exit, _ -> :lost
   end
 
   # Exits are trapped, so that a supervisor that ends waits for the work instead of killing it in

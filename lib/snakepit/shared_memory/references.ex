@@ -43,7 +43,7 @@ defmodule Snakepit.SharedMemory.References do
   @doc """
   What the end of its owner means for each of these regions.
 
-  Answers what is taken out of the tables, and the records of what stays.
+  Answers what ends with it, and the records of what stays.
   """
   @spec owner_down(Enumerable.t()) :: {[{Record.t(), term()}], [Record.t()]}
   def owner_down(keys) do
@@ -56,7 +56,7 @@ defmodule Snakepit.SharedMemory.References do
 
         # Also what is still being created.
         _ ->
-          {List.wrap(Table.take(key)) ++ taken, kept}
+          {List.wrap(Table.ending(key)) ++ taken, kept}
       end
     end)
   end
@@ -76,7 +76,7 @@ defmodule Snakepit.SharedMemory.References do
         {:error, anothers(target, holder, other, operation)}
 
       {{:ok, record}, _row} ->
-        Table.add_reference(target.key, holder, pid, token)
+        Table.add_reference(record, holder, pid, token)
         unmark(target.key)
         {:ok, total(record)}
     end

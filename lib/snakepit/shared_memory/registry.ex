@@ -56,12 +56,13 @@ defmodule Snakepit.SharedMemory.Registry do
   end
 
   # After a crash the tables are still there. Those who waited for a region that was being created
-  # get an error, and its job will find that nobody takes the segment.
+  # get an error, and its job will find that nobody takes the segment. What was being removed is
+  # removed now.
   @impl true
   def handle_continue(:recover, state) do
-    {live, creating} = Enum.split_with(Table.records(), &(&1.state == :live))
-    Enum.each(creating, &Table.take(&1.target.key))
-    Table.recount()
+    %{live: live, lost: lost} = found = Table.found()
+    if lost != [], do: {:ok, _} = Jobs.clean_up(lost, [])
+    Table.recover(found)
     ledger = Ledger.rebuild(live, Table.all_mappings(), Table.all_references())
     for %{policy: :reference_counted} = record <- live, do: References.check(record.target.key)
     {:noreply, %{state | ledger: ledger}}
@@ -93,11 +94,11 @@ defmodule Snakepit.SharedMemory.Registry do
   end
 
   def handle_call({:deallocate, %Target{key: key, id: id}, operation}, from, state) do
-    with {:ok, _record} <- Table.record(key), {record, {writer, reader}} <- Table.take(key) do
+    with {:ok, _record} <- Table.record(key), {record, {writer, reader}} <- Table.ending(key) do
       token = make_ref()
       {:ok, pid} = Jobs.remove(self(), token, writer, reader)
       state = put_job(state, token, :remove, key, from, pid, operation)
-      {:noreply, Admission.drain(disown(state, record))}
+      {:noreply, Admission.drain(gone(state, record))}
     else
       _ -> {:reply, {:error, Error.not_found(id, operation)}, state}
     end
@@ -106,10 +107,8 @@ defmodule Snakepit.SharedMemory.Registry do
   # Removes a region of which `Expiry` has found that nobody uses it, if that still holds.
   def handle_call({:expire, key, guard}, _from, state) do
     with {:ok, record} <- Table.record(key),
-         true <- References.expired?(record, guard),
-         {record, resources} when resources != nil <- Table.take(key) do
-      {:ok, _} = Jobs.clean_up([resources], [])
-      {:reply, :removed, Admission.drain(disown(state, record))}
+         true <- References.expired?(record, guard) do
+      {:reply, :removed, Admission.drain(remove(state, record))}
     else
       _ -> {:reply, :kept, state}
     end
@@ -137,19 +136,20 @@ defmodule Snakepit.SharedMemory.Registry do
     {:reply, Table.count(key) == 0 and Table.drop_reader(key), state}
   end
 
-  def handle_call({:map, ref, key, pid, reader, writer, ours?}, _from, state)
-      when is_reference(ref) and is_pid(pid) and is_reference(reader) and is_boolean(ours?) do
+  def handle_call({:map, ref, key, pid, reader, writer, token}, _from, state)
+      when is_reference(ref) and is_pid(pid) and is_reference(reader) and
+             (is_nil(token) or is_reference(token)) do
     cond do
       Table.mapping(ref) != nil -> {:reply, {:ok, ref}, state}
       # It was removed while it was being mapped.
-      ours? and Table.record(key) == :error -> {:reply, :gone, state}
-      true -> {:reply, {:ok, ref}, mapped(state, ref, key, pid, reader, writer)}
+      not there?(key, token) -> {:reply, :gone, state}
+      true -> {:reply, {:ok, ref}, mapped(state, {ref, key, pid, reader, writer, token})}
     end
   end
 
   def handle_call({:unmap, ref, pid}, _from, state) when is_reference(ref) do
     case Table.mapping(ref) do
-      {_ref, key, ^pid, _reader, _writer} = mapping ->
+      {_ref, key, ^pid, _reader, _writer, _token} = mapping ->
         Table.take_mapping(ref)
         References.check(key)
         {:reply, {:ok, mapping}, change(state, &Ledger.let_go(&1, pid, key, ref))}
@@ -202,10 +202,8 @@ defmodule Snakepit.SharedMemory.Registry do
   # Its creator has stopped waiting. A creation under way finds that nobody takes the segment.
   def handle_cast({:abandon, key, token}, state) do
     case Table.reservation(key) do
-      %{token: ^token} ->
-        {record, resources} = Table.take(key)
-        if resources, do: {:ok, _} = Jobs.clean_up([resources], [])
-        {:noreply, Admission.drain(disown(state, record))}
+      %{token: ^token} = record ->
+        {:noreply, Admission.drain(remove(state, record))}
 
       _ ->
         {:noreply, Admission.abandon(state, token)}
@@ -289,12 +287,8 @@ defmodule Snakepit.SharedMemory.Registry do
   # Takes back what was reserved for a creation, unless it is another's by now.
   defp forget(state, job, token) do
     case job.kind == :create and Table.reserved(job.key, token) do
-      {:ok, record} ->
-        Table.take(job.key)
-        disown(state, record)
-
-      _ ->
-        state
+      {:ok, record} -> gone(state, record)
+      _ -> state
     end
   end
 
@@ -307,9 +301,12 @@ defmodule Snakepit.SharedMemory.Registry do
 
   # -- processes ------------------------------------------------------------------------------
 
-  defp mapped(state, ref, key, pid, reader, writer) do
-    Table.put_mapping({ref, key, pid, reader, writer})
-    References.unmark(key)
+  defp there?(_key, nil), do: true
+  defp there?(key, token), do: match?({:ok, %{token: ^token}}, Table.record(key))
+
+  defp mapped(state, {ref, key, pid, _reader, _writer, token} = mapping) do
+    Table.put_mapping(mapping)
+    if token, do: References.unmark(key)
     change(state, &Ledger.hold(&1, pid, key, ref))
   end
 
@@ -331,8 +328,8 @@ defmodule Snakepit.SharedMemory.Registry do
         Enum.each(Enum.uniq(keys), &References.check/1)
         told(pid, length(taken), length(mappings))
 
-        ledger = Enum.reduce(taken, ledger, &Ledger.uncount(&2, elem(&1, 0)))
-        %{state | ledger: Enum.reduce(kept, ledger, &Ledger.orphan(&2, &1))}
+        state = %{state | ledger: Enum.reduce(kept, ledger, &Ledger.orphan(&2, &1))}
+        Enum.reduce(taken, state, fn {record, _resources}, state -> gone(state, record) end)
     end
   end
 
@@ -341,6 +338,23 @@ defmodule Snakepit.SharedMemory.Registry do
     if Telemetry.enabled?() do
       Jobs.run(fn -> Telemetry.owner_down(pid, regions, mappings) end)
     end
+  end
+
+  # The work is begun before the tables forget what it is about: who is killed in between leaves
+  # it to be found there.
+  defp remove(state, %{target: %{key: key}}) do
+    {record, resources} = Table.ending(key)
+    if resources, do: {:ok, _} = Jobs.clean_up([resources], [])
+    gone(state, record)
+  end
+
+  # With it go the references to it, whoever holds them.
+  defp gone(state, %{target: %{key: key}} = record) do
+    record
+    |> Table.forget()
+    |> Enum.reduce(disown(state, record), fn {pid, holder}, state ->
+      change(state, &Ledger.unrefer(&1, pid, key, holder))
+    end)
   end
 
   defp disown(state, record), do: change(state, &Ledger.disown(&1, record))

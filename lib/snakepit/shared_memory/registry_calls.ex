@@ -104,14 +104,14 @@ defmodule Snakepit.SharedMemory.RegistryCalls do
   @doc """
   Notes that the caller holds a mapping; it is given back when the caller dies.
 
-  With `ours?` the region must be one of this node and still be there.
+  With a `token` the region must be that one of this node, and still be there.
   """
   @spec map(Target.t(), map(), atom()) :: {:ok, reference()} | :gone | {:error, Error.t()}
-  def map(target, %{reader: reader, own_writer: writer, ours?: ours?}, operation) do
+  def map(target, %{reader: reader, own_writer: writer, token: token}, operation) do
     ref = make_ref()
 
     with {:error, error} <-
-           idempotent({:map, ref, target.key, self(), reader, writer, ours?}, operation) do
+           idempotent({:map, ref, target.key, self(), reader, writer, token}, operation) do
       # It may have been noted before the registry went for good.
       Table.take_mapping(ref)
       {:error, error}
@@ -126,7 +126,7 @@ defmodule Snakepit.SharedMemory.RegistryCalls do
     message = {:unmap, ref, self()}
 
     case {call(message, message, operation), before} do
-      {{:again, :not_mapped}, {_ref, _key, pid, _reader, _writer}} when pid == self() ->
+      {{:again, :not_mapped}, {_ref, _key, pid, _reader, _writer, _token}} when pid == self() ->
         {:ok, before}
 
       {answer, _before} ->

@@ -237,8 +237,9 @@ defmodule Snakepit.SharedMemory.Writers do
         held(Native.hold_writer(writer, waiter.pid), writer, :held, waiter, state)
 
       :elsewhere ->
-        segment = Target.native(waiter.target)
-        {:ok, job} = Jobs.take_over(self(), waiter.ref, segment, waiter.deadline)
+        %{ref: ref, target: %{key: key} = target} = waiter
+        taken? = fn -> match?({_key, _pid, ^ref, _writer, :taken}, holder(key)) end
+        {:ok, job} = Jobs.take_over(self(), ref, Target.native(target), waiter.deadline, taken?)
         insert(waiter, job, :asking)
         put_in(state.asking[waiter.ref], waiter)
 
