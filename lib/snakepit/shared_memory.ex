@@ -377,7 +377,7 @@ defmodule Snakepit.SharedMemory do
 
   Options:
 
-    * `:timeout` - milliseconds to wait at most; 0 does not wait. Default: 5,000. Then the answer is an
+    * `:timeout` - milliseconds to wait at most; with 0 it is had at once or not. Default: 5,000. Then the answer is an
       error with code `:timeout`, which names the process that has the right, or `:segment_busy`, when
       another OS process writes the region. Two processes that wait for what the other has are
       freed by this. A single write of another process that is under way is waited for in any case
