@@ -3,9 +3,12 @@ defmodule Snakepit.SharedMemory.Jobs do
   # Work on files that must be done to its end whoever dies: it runs in a task of ours, never in
   # the registry (which it would block) nor in the caller (which may be killed in the middle).
 
-  alias Snakepit.SharedMemory.{Error, Native, Table}
+  alias Snakepit.SharedMemory.{Call, Error, Native, Table}
 
   @supervisor __MODULE__.Supervisor
+
+  # How long the supervisor has to begin a job, which takes it microseconds.
+  @answer_ms 1_000
 
   def child_spec(_options), do: Task.Supervisor.child_spec(name: @supervisor)
 
@@ -125,17 +128,41 @@ defmodule Snakepit.SharedMemory.Jobs do
 
   # Exits are trapped, so that a supervisor that ends waits for the work instead of killing it in
   # the middle of a call that would go on and leave its segment to nobody. While the supervisor is
-  # being restarted nobody waits for it, but it is done.
+  # being restarted, or does not answer, nobody waits for it, but it is done: once, by whoever takes
+  # the flag first.
   defp start(work) do
-    trapping = fn ->
-      Process.flag(:trap_exit, true)
-      work.()
+    flag = Call.flag()
+
+    begin = fn ->
+      if Call.take(flag) do
+        Process.flag(:trap_exit, true)
+        work.()
+      end
     end
 
-    try do
-      Task.Supervisor.start_child(@supervisor, trapping, restart: :temporary, shutdown: 60_000)
-    catch
-      :exit, _ -> {:ok, spawn(trapping)}
+    case supervised(begin) do
+      {:ok, pid} -> {:ok, pid}
+      :error -> {:ok, spawn(begin)}
+    end
+  end
+
+  # The registry calls this, so it must not wait for ever: another process asks, for as long as is
+  # allowed.
+  defp supervised(begin) do
+    {asking, monitor} =
+      spawn_monitor(fn ->
+        options = [restart: :temporary, shutdown: 60_000]
+        exit({:started, Task.Supervisor.start_child(@supervisor, begin, options)})
+      end)
+
+    receive do
+      {:DOWN, ^monitor, :process, ^asking, {:started, {:ok, pid}}} -> {:ok, pid}
+      {:DOWN, ^monitor, :process, ^asking, _no_supervisor} -> :error
+    after
+      @answer_ms ->
+        Process.demonitor(monitor, [:flush])
+        Process.exit(asking, :kill)
+        :error
     end
   end
 end

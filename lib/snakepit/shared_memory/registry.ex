@@ -13,8 +13,19 @@ defmodule Snakepit.SharedMemory.Registry do
 
   require Logger
 
-  alias Snakepit.SharedMemory.{Admission, Call, Config, Error, Expiry, Jobs, Ledger, References}
-  alias Snakepit.SharedMemory.{RegistryCalls, Table, Target, Telemetry, Waiting}
+  alias Snakepit.SharedMemory.{
+    Admission,
+    Alerts,
+    Call,
+    Config,
+    Error,
+    Expiry,
+    Jobs,
+    Ledger,
+    Limits
+  }
+
+  alias Snakepit.SharedMemory.{References, RegistryCalls, Table, Target, Telemetry, Waiting}
   alias Snakepit.SharedMemory.Table.Record
 
   def start_link(config) do
@@ -33,7 +44,11 @@ defmodule Snakepit.SharedMemory.Registry do
 
   # jobs:     token => %{kind, key, from, monitor, operation}
   # monitors: monitor => {:job, token} | {:waiter, id}; those of processes are in the ledger
-  defstruct [:config, ledger: %Ledger{}, jobs: %{}, monitors: %{}, waiting: Waiting.new()]
+  # interrupted: tokens of allocations whose segments were being created when the registry before
+  # this one was killed
+  # told: which limits were said to be near, and when (`Alerts`)
+  defstruct [:config, ledger: %Ledger{}, jobs: %{}, monitors: %{}, waiting: Waiting.new()] ++
+              [interrupted: MapSet.new(), told: Alerts.new()]
 
   @type t :: %__MODULE__{}
 
@@ -65,7 +80,8 @@ defmodule Snakepit.SharedMemory.Registry do
     Table.recover(found)
     ledger = Ledger.rebuild(live, Table.all_mappings(), Table.all_references())
     for %{policy: :reference_counted} = record <- live, do: References.check(record.target.key)
-    {:noreply, %{state | ledger: ledger}}
+    interrupted = for %{state: {:creating, token}} <- found.broken, into: MapSet.new(), do: token
+    {:noreply, %{state | ledger: ledger, interrupted: interrupted}}
   end
 
   @impl true
@@ -79,17 +95,24 @@ defmodule Snakepit.SharedMemory.Registry do
 
   # What looks like a request and is none must not get into the tables: the next registry would
   # find it there as well.
-  def handle_call({:allocate, %Record{owner_pid: pid} = record, settings, operation}, from, state)
-      when is_pid(pid) do
-    {:noreply, Admission.ask(state, record, settings, operation, from)}
+  def handle_call(
+        {:allocate, %Record{owner_pid: pid} = record, settings, operation, since},
+        from,
+        state
+      )
+      when is_pid(pid) and is_integer(since) do
+    {:noreply, Admission.ask(state, record, settings, operation, since, from)}
   end
 
-  # What became of an allocation whose registry did not live to answer.
+  # What became of an allocation whose registry did not live to answer. One that has only waited for
+  # room is unknown here.
   def handle_call({:allocated, key, token}, _from, state) do
     with {:ok, %{token: ^token}} <- Table.record(key), {:ok, writer, _} <- Table.region(key) do
       {:reply, {:ok, writer}, state}
     else
-      _ -> {:reply, :unknown, state}
+      _ ->
+        interrupted? = MapSet.member?(state.interrupted, token)
+        {:reply, if(interrupted?, do: :interrupted, else: :unknown), state}
     end
   end
 
@@ -189,7 +212,7 @@ defmodule Snakepit.SharedMemory.Registry do
 
   # With other limits, who waits for room may have it now.
   def handle_call({:reconfigure, %Config{} = config}, _from, state) do
-    {:reply, :ok, Admission.drain(%{state | config: config})}
+    {:reply, :ok, Admission.reconsider(%{state | config: config, told: Alerts.new()})}
   end
 
   def handle_call(message, {pid, _tag}, state) do
@@ -200,7 +223,7 @@ defmodule Snakepit.SharedMemory.Registry do
 
   @impl true
   # Its creator has stopped waiting. A creation under way finds that nobody takes the segment.
-  def handle_cast({:abandon, key, token}, state) do
+  def handle_cast({:abandon, key, token}, state) when is_reference(token) do
     case Table.reservation(key) do
       %{token: ^token} = record ->
         {:noreply, Admission.drain(remove(state, record))}
@@ -226,8 +249,8 @@ defmodule Snakepit.SharedMemory.Registry do
     end
   end
 
-  def handle_info({:waited, id}, state) when is_integer(id) do
-    {:noreply, Admission.drain(Admission.time_out(state, id))}
+  def handle_info({:timeout, timer, {:waited, id}}, state) when is_integer(id) do
+    {:noreply, Admission.drain(Admission.time_out(state, id, timer))}
   end
 
   def handle_info(message, state) do
@@ -328,7 +351,7 @@ defmodule Snakepit.SharedMemory.Registry do
         Enum.each(Enum.uniq(keys), &References.check/1)
         told(pid, length(taken), length(mappings))
 
-        state = %{state | ledger: Enum.reduce(kept, ledger, &Ledger.orphan(&2, &1))}
+        state = Enum.reduce(kept, %{state | ledger: ledger}, &orphan(&2, &1))
         Enum.reduce(taken, state, fn {record, _resources}, state -> gone(state, record) end)
     end
   end
@@ -357,7 +380,13 @@ defmodule Snakepit.SharedMemory.Registry do
     end)
   end
 
-  defp disown(state, record), do: change(state, &Ledger.disown(&1, record))
+  defp orphan(state, record) do
+    state |> change(&Ledger.orphan(&1, record)) |> Admission.eased(Limits.scopes(record))
+  end
+
+  defp disown(state, record) do
+    state |> change(&Ledger.disown(&1, record)) |> Admission.eased(Limits.scopes(record))
+  end
 
   defp change(state, change), do: %{state | ledger: change.(state.ledger)}
 end
