@@ -75,6 +75,7 @@ defmodule Snakepit.SharedMemory.Lifecycle do
         state: :live,
         access_mode: options.access_mode,
         timeout: timeout(options.timeout, config),
+        by_default: options.timeout == :default,
         session: options.session,
         worker: options.worker,
         policy: options.cleanup_policy,

@@ -3,7 +3,7 @@ defmodule Snakepit.SharedMemory.References do
   # Who keeps a region: its owner, its mappings, and references without a mapping. A part of the
   # registry, on the tables. What holds after a crash in the middle, `check/1` finds again.
 
-  alias Snakepit.SharedMemory.{Error, Expiry, Jobs, Table, Target, Telemetry}
+  alias Snakepit.SharedMemory.{Error, Expiry, Jobs, Table, Target, Telemetry, Writers}
   alias Snakepit.SharedMemory.Table.Record
 
   @doc "Marks a region that goes with its last reference, if that has gone."
@@ -37,7 +37,7 @@ defmodule Snakepit.SharedMemory.References do
 
   def expired?(%{target: %{key: key}} = record, {:idle, token, uses}) do
     record.token == token and Table.count(key) == 0 and Table.reader(key) == nil and
-      Table.uses(key) == uses
+      Table.uses(key) == uses and Writers.holder(key) == nil
   end
 
   @doc """

@@ -78,6 +78,7 @@ defmodule Snakepit.SharedMemory.Registry do
     %{live: live, lost: lost} = found = Table.found()
     if lost != [], do: {:ok, _} = Jobs.clean_up(lost, [])
     Table.recover(found)
+    Table.put_default_timeout(config(state).default_timeout)
     ledger = Ledger.rebuild(live, Table.all_mappings(), Table.all_references())
     for %{policy: :reference_counted} = record <- live, do: References.check(record.target.key)
     interrupted = for %{state: {:creating, token}} <- found.broken, into: MapSet.new(), do: token
@@ -212,6 +213,7 @@ defmodule Snakepit.SharedMemory.Registry do
 
   # With other limits, who waits for room may have it now.
   def handle_call({:reconfigure, %Config{} = config}, _from, state) do
+    Table.put_default_timeout(config.default_timeout)
     {:reply, :ok, Admission.reconsider(%{state | config: config, told: Alerts.new()})}
   end
 
@@ -272,8 +274,9 @@ defmodule Snakepit.SharedMemory.Registry do
   defp finish(%{kind: :create} = job, token, {:ok, writer}, state) do
     case Table.reserved(job.key, token) do
       {:ok, record} ->
+        record = timed(%{record | state: :live}, config(state))
         Table.put_region(job.key, writer)
-        Table.put_record(%{record | state: :live})
+        Table.put_record(record)
         if record.timeout, do: Expiry.watch(job.key)
         {:accepted, {:ok, writer}, state}
 
@@ -293,6 +296,12 @@ defmodule Snakepit.SharedMemory.Registry do
   defp finish(%{kind: :remove} = job, _token, {:error, failure}, state) do
     {:accepted, {:error, Error.from_native(failure, job.operation)}, state}
   end
+
+  # The configuration may have changed since its caller looked.
+  defp timed(%{by_default: true} = record, config),
+    do: %{record | timeout: config.default_timeout}
+
+  defp timed(record, _config), do: record
 
   defp crashed(token, reason, state) do
     {job, jobs} = Map.pop(state.jobs, token)

@@ -229,8 +229,19 @@ defmodule Snakepit.SharedMemory.Table do
 
   @spec put_record(Record.t()) :: true
   def put_record(record) do
-    if record.timeout, do: :ets.insert_new(@uses, {record.target.key, 0})
+    if record.timeout,
+      do: :ets.insert_new(@uses, {record.target.key, 0}),
+      else: :ets.delete(@uses, record.target.key)
+
     :ets.insert(@records, {record.target.key, record})
+  end
+
+  @doc "Gives the regions that name no timeout of their own this one."
+  @spec put_default_timeout(pos_integer() | nil) :: :ok
+  def put_default_timeout(timeout) do
+    changed = &(&1.state == :live and &1.by_default and &1.timeout != timeout)
+    for record <- records(changed), do: put_record(%{record | timeout: timeout})
+    :ok
   end
 
   @doc "Makes a region known; its record is there."
@@ -274,9 +285,9 @@ defmodule Snakepit.SharedMemory.Table do
 
   @doc "Ends a region, its record last; who held references to it."
   @spec forget(Record.t()) :: [{pid(), holder :: pid() | reference()}]
-  def forget(%{target: %{key: key}} = record) do
+  def forget(%{target: %{key: key}}) do
     if :ets.take(regions(), key) != [], do: Recorder.event(:deallocated)
-    if record.timeout, do: :ets.delete(@uses, key)
+    :ets.delete(@uses, key)
     holders = for {holder, pid, _n} <- references(key), do: {pid, holder}
     for {_pid, holder} <- holders, do: take_reference(key, holder)
     :ets.delete(@records, key)

@@ -7,7 +7,7 @@ defmodule Snakepit.SharedMemory.Table.Record do
   @enforce_keys [:target, :size, :bytes, :slots, :owner_pid, :metadata, :state]
   # state: `:ending` is one that is being removed, and that nobody finds any more;
   # token: which allocation it is; owned: whether the owner's reference counts; marked: since when
-  # (monotonic milliseconds) nobody refers to it.
+  # (monotonic milliseconds) nobody refers to it; by_default: its timeout is that of the configuration.
   defstruct @enforce_keys ++
               [
                 :token,
@@ -17,6 +17,7 @@ defmodule Snakepit.SharedMemory.Table.Record do
                 :worker,
                 :marked,
                 policy: :automatic,
+                by_default: false,
                 permissions: 0o600,
                 tags: [],
                 owned: true
@@ -33,6 +34,7 @@ defmodule Snakepit.SharedMemory.Table.Record do
           token: reference() | nil,
           access_mode: :read_only | :read_write | nil,
           timeout: pos_integer() | nil,
+          by_default: boolean(),
           session: String.t() | nil,
           worker: String.t() | nil,
           marked: integer() | nil,
