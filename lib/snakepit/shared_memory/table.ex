@@ -337,6 +337,16 @@ defmodule Snakepit.SharedMemory.Table do
     History.forget_all_unused()
   end
 
+  @doc "Writers and readers of all regions, taken out: they are to be given back now."
+  @spec all_resources() :: [resources()]
+  def all_resources do
+    for {key, _, _} <- :ets.tab2list(regions()), row <- :ets.take(regions(), key) do
+      :ets.delete(@records, key)
+      {_key, writer, reader} = row
+      {writer, reader}
+    end
+  end
+
   @spec all_mappings() :: [mapping()]
   def all_mappings, do: :ets.tab2list(@mappings)
 

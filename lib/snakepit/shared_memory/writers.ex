@@ -52,9 +52,9 @@ defmodule Snakepit.SharedMemory.Writers do
     ArgumentError -> []
   end
 
-  @doc "Gives back what processes of this VM took over from outside, when the application ends."
-  @spec give_back_all() :: :ok
-  def give_back_all, do: @table |> :ets.tab2list() |> Enum.each(&give_back/1)
+  @doc "All who have a right, or ask for one."
+  @spec all() :: [row()]
+  def all, do: :ets.tab2list(@table)
 
   # -- client ---------------------------------------------------------------------------------
 
@@ -92,7 +92,9 @@ defmodule Snakepit.SharedMemory.Writers do
     GenServer.cast(__MODULE__, {:released, key, ref})
   end
 
-  defp give_back({key, pid, ref, what, kind}) do
+  @doc "Takes a right back. Its row goes in the end."
+  @spec give_back(row()) :: :ok
+  def give_back({key, pid, ref, what, kind}) do
     undo(kind, what, pid)
     # Only this row: another's may have its place by now.
     :ets.select_delete(@table, [{{key, pid, ref, :_, :_}, [], [true]}])
