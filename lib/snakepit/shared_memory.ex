@@ -119,7 +119,7 @@ defmodule Snakepit.SharedMemory do
     * `:timeout` - milliseconds without use after which the region is removed, whatever its policy;
       `nil` is never. Used is what is mapped, read, written, or fetched in this VM, and what another OS
       process has attached; it goes between one and one and a half times the timeout after that.
-      Default: `:default_timeout` of the configuration
+      Default: `:default_timeout` of the configuration, also when that is changed later
     * `:access_mode` - what `map_region/2` gives where it is not told: `:read_only` or `:read_write`
     * `:session`, `:worker` - ids that it belongs to, see `release_session/2` and `release_worker/2`
     * `:tags` - a list of strings, for `list_regions/1` to find it by
@@ -426,7 +426,7 @@ defmodule Snakepit.SharedMemory do
 
   Options:
 
-    * `:timeout` - milliseconds to wait at most; 0 does not wait. Default: 5,000. Then the answer is an
+    * `:timeout` - milliseconds to wait at most; with 0 it is had at once or not. Default: 5,000. Then the answer is an
       error with code `:timeout`, which names the process that has the right, or `:segment_busy`, when
       another OS process writes the region. Two processes that wait for what the other has are
       freed by this. A single write of another process that is under way is waited for in any case
@@ -473,8 +473,9 @@ defmodule Snakepit.SharedMemory do
     * `:created_at`, `:last_accessed` - `DateTime`; the latter is the last write as far as it is
       known: to the value's timestamp here, to the file's in a list; or the last read by this VM, to
       the second, when that was later
-    * `:access_count`, the sum of `:reads`, `:views` (zero-copy binaries that were handed out) and
-      `:writes`; `:reads_by_id` - reads without a held mapping; `:bytes_read`, `:bytes_written` - what this VM has done since the region was allocated, or
+    * `:access_count`, the sum of `:reads`, `:views` (zero-copy binaries that were handed out, and
+      reads by a handle) and `:writes`; `:reads_by_id` - reads without a held mapping;
+      `:bytes_read`, `:bytes_written` - what this VM has done since the region was allocated, or
       through the mapping that was passed. Nil when that is not known: of other OS processes'
       regions by id, and with `performance_monitoring: false`
     * `:owner_pid`, `:metadata` - nil and `%{}` for regions of other OS processes

@@ -5,16 +5,18 @@ defmodule Snakepit.SharedMemory.Admission do
 
   require Logger
 
-  alias Snakepit.SharedMemory.{Error, Jobs, Ledger, Limits, Registry, Table, Target, Telemetry}
-  alias Snakepit.SharedMemory.Waiting
+  alias Snakepit.SharedMemory.{Alerts, Error, Jobs, Ledger, Limits, Registry, Table, Target}
+  alias Snakepit.SharedMemory.{Telemetry, Waiting}
 
   @doc "Lets an allocation in, has it wait, or answers that it is refused."
-  @spec ask(Registry.t(), Table.Record.t(), map(), atom(), GenServer.from()) :: Registry.t()
-  def ask(state, record, settings, operation, from) do
+  @spec ask(Registry.t(), Table.Record.t(), map(), atom(), integer(), GenServer.from()) ::
+          Registry.t()
+  def ask(state, record, settings, operation, since, from) do
     request = %{
       record: record,
       settings: settings,
       operation: operation,
+      since: since,
       from: from,
       scopes: Limits.scopes(record),
       bytes: record.bytes
@@ -52,17 +54,36 @@ defmodule Snakepit.SharedMemory.Admission do
     end
   end
 
-  # The name may have been taken while it waited.
+  # The name may have been taken while it waited, or the limits may have been lowered.
   defp let_in(state, %{request: request}) do
-    case unused(request.record, request.operation) do
-      :ok ->
-        {:ok, approached} = fits(state, request)
-        state |> begin(request) |> alert(:approached, approached)
-
+    with :ok <- unused(request.record, request.operation),
+         {:ok, approached} <- fits(state, request) do
+      state |> begin(request) |> alert(:approached, approached)
+    else
       {:error, error} ->
         GenServer.reply(request.from, {:error, error})
         state
+
+      {:full, limit} ->
+        refuse(state, request, never(state, request) || limit)
     end
+  end
+
+  defp never(state, request) do
+    Limits.never(state.ledger.usage, request.scopes, request.bytes, Registry.config(state))
+  end
+
+  @doc "With other limits: refuses those who never can have room now, and lets in who may."
+  @spec reconsider(Registry.t()) :: Registry.t()
+  def reconsider(state) do
+    state.waiting
+    |> Waiting.all(&never(state, &1.request))
+    |> Enum.reduce(state, fn id, state ->
+      {%{request: request} = waiter, waiting} = Waiting.remove(state.waiting, id)
+      state = stop_waiting(%{state | waiting: waiting}, waiter)
+      refuse(state, request, never(state, request))
+    end)
+    |> drain()
   end
 
   @doc "Ends a waiting whose caller has died."
@@ -72,31 +93,31 @@ defmodule Snakepit.SharedMemory.Admission do
     stop_waiting(%{state | waiting: waiting}, waiter)
   end
 
-  @doc "Ends a waiting whose time is over, if it has not ended meanwhile."
-  @spec time_out(Registry.t(), Waiting.id()) :: Registry.t()
-  def time_out(state, id) do
+  @doc "Ends a waiting whose time is over by its own timer, if it has not ended meanwhile."
+  @spec time_out(Registry.t(), Waiting.id(), reference()) :: Registry.t()
+  def time_out(state, id, timer) do
     case Waiting.remove(state.waiting, id) do
-      {nil, _waiting} ->
-        state
-
-      {%{request: request} = waiter, waiting} ->
+      {%{request: request, timer: ^timer} = waiter, waiting} ->
         error = Limits.error(waiter.state, request.record, request.operation, waiter.wait)
         GenServer.reply(request.from, {:error, error})
         stop_waiting(%{state | waiting: waiting}, waiter)
+
+      _ended ->
+        state
     end
   end
 
   @doc "Ends the waiting of an allocation that its caller has given up, if it still waits."
   @spec abandon(Registry.t(), reference()) :: Registry.t()
   def abandon(state, token) do
-    case Waiting.find_by(state.waiting, &(&1.request.record.token == token)) do
-      nil -> state
-      id -> drain(withdraw(state, id))
+    case Waiting.all(state.waiting, &(&1.request.record.token == token)) do
+      [] -> state
+      [id] -> drain(withdraw(state, id))
     end
   end
 
   defp stop_waiting(state, waiter) do
-    Process.cancel_timer(waiter.timer)
+    :erlang.cancel_timer(waiter.timer)
     Process.demonitor(waiter.monitor, [:flush])
     %{state | monitors: Map.delete(state.monitors, waiter.monitor)}
   end
@@ -121,8 +142,9 @@ defmodule Snakepit.SharedMemory.Admission do
   defp full(state, request, limit) do
     case Registry.config(state).on_limit do
       {:throttle, wait} ->
-        if Limits.never?(limit, request.bytes),
-          do: refuse(state, request, limit),
+        # Of all limits, not only of the one that is reached now.
+        if never = never(state, request),
+          do: refuse(state, request, never),
           else: wait(state, request, limit, wait)
 
       :reject ->
@@ -138,8 +160,10 @@ defmodule Snakepit.SharedMemory.Admission do
 
   defp wait(state, %{from: {caller, _tag}} = request, limit, wait) do
     monitor = Process.monitor(caller)
+    # It may have waited already, for a registry that was killed.
+    left = (request.since + wait - System.monotonic_time(:millisecond)) |> min(wait) |> max(0)
     # Its id is the next one, and the timer is part of what is queued.
-    timer = Process.send_after(self(), {:waited, state.waiting.next}, wait)
+    timer = :erlang.start_timer(left, self(), {:waited, state.waiting.next})
 
     waiter = %{
       request: request,
@@ -157,14 +181,14 @@ defmodule Snakepit.SharedMemory.Admission do
 
   # Counted from now on; the files are created by a job.
   defp begin(state, %{record: record, operation: operation} = request) do
-    token = record.token
+    %{token: token, target: %{key: key} = target} = record
     Table.put_record(%{record | state: {:creating, token}})
-    segment = Target.native(record.target, request.settings)
-    work = if record.adopted, do: &Jobs.adopt/3, else: &Jobs.create/3
-    {:ok, pid} = work.(self(), token, segment)
+    taken? = fn -> match?({:ok, %{token: ^token}}, Table.record(key)) end
+    work = if record.adopted, do: &Jobs.adopt/4, else: &Jobs.create/4
+    {:ok, pid} = work.(self(), token, Target.native(target, request.settings), taken?)
 
     %{state | ledger: Ledger.own(state.ledger, record)}
-    |> Registry.put_job(token, :create, record.target.key, request.from, pid, operation)
+    |> Registry.put_job(token, :create, key, request.from, pid, operation)
   end
 
   defp unused(%{target: target} = record, operation) do
@@ -187,22 +211,39 @@ defmodule Snakepit.SharedMemory.Admission do
     )
   end
 
-  # Handlers of events are others' code: they run beside the registry, which they may call.
+  @doc "Notes that something has gone: a limit that was said to be near may be said to be so again."
+  @spec eased(Registry.t(), [Limits.scope()]) :: Registry.t()
+  def eased(%{told: told} = state, _scopes) when told == %{}, do: state
+
+  def eased(state, scopes) do
+    config = Registry.config(state)
+    states = Enum.flat_map(scopes, &Limits.states(state.ledger.usage, &1, config))
+    %{state | told: Alerts.eased(state.told, states)}
+  end
+
   defp alert(state, _event, []), do: state
 
-  defp alert(state, event, limits) do
-    for limit <- limits do
+  defp alert(state, :approached, limits) do
+    {due, told} = Alerts.due(state.told, limits, System.monotonic_time(:millisecond))
+
+    for limit <- due do
       recommendation = Limits.recommendation(limit)
-
-      if event == :approached do
-        Logger.warning("shared memory: limit #{inspect(limit.limit)}: #{recommendation}")
-      end
-
-      if Telemetry.enabled?() do
-        Jobs.run(fn -> Telemetry.limit(event, limit, recommendation) end)
-      end
+      Logger.warning("shared memory: limit #{inspect(limit.limit)}: #{recommendation}")
+      emit(:approached, limit, recommendation)
     end
 
+    %{state | told: told}
+  end
+
+  defp alert(state, :reached, limits) do
+    for limit <- limits, do: emit(:reached, limit, Limits.recommendation(limit))
     state
+  end
+
+  # Handlers of events are others' code: they run beside the registry, which they may call.
+  defp emit(event, limit, recommendation) do
+    if Telemetry.enabled?() do
+      Jobs.run(fn -> Telemetry.limit(event, limit, recommendation) end)
+    end
   end
 end

@@ -5,6 +5,8 @@ defmodule Snakepit.SharedMemory.Application do
 
   use Application
 
+  require Logger
+
   alias Snakepit.SharedMemory.{Config, Error, History, Jobs, Listing, Recorder, Table}
   alias Snakepit.SharedMemory.{Telemetry, Writers}
 
@@ -50,15 +52,24 @@ defmodule Snakepit.SharedMemory.Application do
   def stop(_state) do
     Config.uninstall()
     Listing.close()
-    Writers.give_back_all()
-    Enum.each(Table.all_mappings(), &Jobs.unmap/1)
-
-    for record <- Table.records(),
-        {_record, {_, _} = resources} <- [Table.take(record.target.key)] do
-      Jobs.discard_all(resources)
-    end
-
+    each(Writers.all(), &Writers.give_back/1)
+    each(Table.all_mappings(), &Jobs.unmap/1)
+    each(Table.all_resources(), &Jobs.discard_all/1)
     Recorder.setup(false)
+  end
+
+  # A bad row must not keep the others from being given back.
+  defp each(rows, give_back) do
+    for row <- rows do
+      try do
+        give_back.(row)
+      catch
+        kind, reason ->
+          said = Exception.format_banner(kind, reason)
+          shown = inspect(row, limit: 5)
+          Logger.warning("shared memory: could not give back #{shown} at the end: #{said}")
+      end
+    end
   end
 
   # A script ends with `halt`, which stops no application, and its regions would stay. Hooks of

@@ -7,6 +7,9 @@ defmodule Snakepit.SharedMemory.Call do
   # gives it up at the deadline, and then a server that comes to it late passes over it. A reply that
   # comes too late for its caller is dropped by the runtime and never becomes a stray message.
 
+  # What a timer of the VM takes.
+  @longest_ms 0xFFFF_FFFF
+
   @untaken 0
   @taken 1
   @given_up 2
@@ -29,7 +32,8 @@ defmodule Snakepit.SharedMemory.Call do
   @spec request(GenServer.server(), term(), timeout(), keyword()) ::
           {:ok, term()} | {:error, failure()}
   def request(server, message, timeout, opts \\ []) do
-    flag = :atomics.new(1, signed: false)
+    flag = flag()
+    timeout = if timeout == :infinity, do: timeout, else: min(timeout, @longest_ms)
     request = :gen_server.send_request(server, {:by, flag, message})
 
     case :gen_server.wait_response(request, timeout) do
@@ -62,6 +66,10 @@ defmodule Snakepit.SharedMemory.Call do
       @taken -> :taken
     end
   end
+
+  @doc "A flag that one of several takes, and only one."
+  @spec flag() :: flag()
+  def flag, do: :atomics.new(1, signed: false)
 
   @doc "Whether the server may begin: the caller has not given up."
   @spec take(term()) :: boolean()

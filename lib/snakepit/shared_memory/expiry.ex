@@ -14,6 +14,7 @@ defmodule Snakepit.SharedMemory.Expiry do
   require Logger
 
   alias Snakepit.SharedMemory.{Config, Jobs, Native, Registry, Sessions, Table, Target, Telemetry}
+  alias Snakepit.SharedMemory.Writers
   alias Snakepit.SharedMemory.Table.Record
 
   # Between two looks at a region whose last references are readers of other OS processes, and at
@@ -29,23 +30,32 @@ defmodule Snakepit.SharedMemory.Expiry do
   @spec watch(Target.key()) :: :ok
   def watch(key), do: GenServer.cast(__MODULE__, {:watch, key})
 
-  # seen:  key => what was seen of an idle region the last time
-  # sweep: monitor of the look at the sessions that is under way
-  defstruct [:config, seen: %{}, sweep: nil]
+  # seen:   key => what was seen of an idle region the last time, and the timer of the next look
+  # graces: key => since when a marked region waits, and the timer of its end
+  # sweep:  monitor of the look at the sessions that is under way; timer: that of the next one
+  defstruct [:config, :timer, :sweep, seen: %{}, graces: %{}]
 
   @impl true
   def init(config) do
-    {:ok, %__MODULE__{config: config}, {:continue, :recover}}
+    {:ok, %__MODULE__{config: Config.current(config)}, {:continue, :recover}}
   end
 
   @impl true
   def handle_continue(:recover, state) do
     watched = Table.records(&(&1.state == :live and (&1.timeout != nil or &1.marked != nil)))
-    Process.send_after(self(), :sessions, interval(state))
-    {:noreply, Enum.reduce(watched, state, &begin(&2, &1))}
+    {:noreply, Enum.reduce(watched, schedule_sweep(state), &begin(&2, &1))}
   end
 
+  # What waits by the clock waits by another now.
   @impl true
+  def handle_call({:reconfigure, %Config{} = config}, _from, state) do
+    state = %{state | config: config}
+    state = if state.sweep, do: state, else: schedule_sweep(state)
+    state = Enum.reduce(state.graces, state, &wait_anew/2)
+    timed = Table.records(&(&1.state == :live and &1.timeout != nil))
+    {:reply, :ok, Enum.reduce(timed, state, &look_anew/2)}
+  end
+
   def handle_call(message, {pid, _tag}, state) do
     shown = inspect(message, limit: 5)
     Logger.warning("shared memory expiry: unexpected call from #{inspect(pid)}: #{shown}")
@@ -62,31 +72,31 @@ defmodule Snakepit.SharedMemory.Expiry do
 
   def handle_cast(message, state), do: handle_info(message, state)
 
+  # Only timers of ours are believed: what is removed by them is not to be had back.
   @impl true
-  def handle_info({:idle, key, token}, state) do
-    case Table.record(key) do
-      {:ok, %Record{token: ^token} = record} -> {:noreply, look(state, record)}
-      _ -> {:noreply, forget(state, key, token)}
+  def handle_info({:timeout, timer, {:idle, key}}, state) do
+    case state.seen do
+      %{^key => %{timer: ^timer, token: token}} -> {:noreply, idle_over(state, key, token)}
+      _replaced -> {:noreply, state}
     end
   end
 
-  def handle_info({:grace, key, marked, readers?}, state) do
-    with {:ok, %Record{marked: ^marked} = record} <- Table.record(key) do
-      grace_over(state, record, readers?)
+  def handle_info({:timeout, timer, {:grace, key}}, state) do
+    case state.graces do
+      %{^key => %{timer: ^timer} = grace} -> {:noreply, grace_over(state, key, grace)}
+      _replaced -> {:noreply, state}
     end
-
-    {:noreply, state}
   end
 
   # Others' code is asked, and files are removed: beside this process, one look at a time.
-  def handle_info(:sessions, %{sweep: nil} = state) do
+  def handle_info({:timeout, timer, :sessions}, %{timer: timer} = state)
+      when is_reference(timer) do
     {:ok, pid} = Jobs.run(&Sessions.sweep/0)
-    {:noreply, %{state | sweep: Process.monitor(pid)}}
+    {:noreply, %{state | timer: nil, sweep: Process.monitor(pid)}}
   end
 
   def handle_info({:DOWN, monitor, :process, _pid, _reason}, %{sweep: monitor} = state) do
-    Process.send_after(self(), :sessions, interval(state))
-    {:noreply, %{state | sweep: nil}}
+    {:noreply, schedule_sweep(%{state | sweep: nil})}
   end
 
   def handle_info(message, state) do
@@ -95,41 +105,78 @@ defmodule Snakepit.SharedMemory.Expiry do
   end
 
   defp begin(state, record) do
-    if record.marked, do: wait_for_grace(state, record, record.marked, false)
+    state = if record.marked, do: begin_grace(state, record), else: state
     if record.timeout, do: begin_idle(state, record), else: state
   end
 
-  # -- without references ---------------------------------------------------------------------
-
-  defp wait_for_grace(state, record, from, readers?) do
-    due = max(from + config(state).reference_grace - now(), 0)
-    Process.send_after(self(), {:grace, record.target.key, record.marked, readers?}, due)
+  defp schedule_sweep(state) do
+    cancel(state.timer)
+    %{state | timer: :erlang.start_timer(interval(state), self(), :sessions)}
   end
 
-  defp grace_over(state, record, readers?) do
-    case in_use(record) do
-      # The last reader of another process has just gone: now the grace begins.
-      {:ok, _version, 0} when readers? ->
-        wait_for_grace(state, record, now(), false)
+  defp cancel(nil), do: :ok
+  defp cancel(timer), do: :erlang.cancel_timer(timer)
 
-      {:ok, _version, 0} ->
-        remove(record, {:mark, record.marked}, :unreferenced)
+  # -- without references ---------------------------------------------------------------------
 
-      {:ok, _version, _readers} ->
-        look_again(state, record)
-
-      # Nobody can find or read it any more.
-      {:error, code} when code in [:not_found, :corrupted, :truncated] ->
-        remove(record, {:mark, record.marked}, :unreferenced)
-
-      {:error, _cannot_tell} ->
-        look_again(state, record)
+  defp begin_grace(state, %{target: %{key: key}, marked: marked}) do
+    case state.graces do
+      %{^key => %{marked: ^marked}} -> state
+      _ -> wait(state, key, %{marked: marked, from: marked})
     end
   end
 
-  defp look_again(state, record) do
-    pause = min(max(config(state).reference_grace, 10), @recheck_ms)
-    Process.send_after(self(), {:grace, record.target.key, record.marked, true}, pause)
+  # From when on its grace runs; nil while readers of other OS processes are there.
+  defp wait(state, key, %{from: from} = grace) do
+    pause = if from, do: max(from + config(state).reference_grace - now(), 0), else: pause(state)
+    wait(state, key, grace, pause)
+  end
+
+  defp wait(state, key, grace, pause) do
+    cancel(get_in(state.graces, [key, :timer]))
+    timer = :erlang.start_timer(pause, self(), {:grace, key})
+    %{state | graces: Map.put(state.graces, key, Map.put(grace, :timer, timer))}
+  end
+
+  defp wait_anew({key, grace}, state), do: wait(state, key, grace)
+
+  # Between two looks at what cannot be removed yet.
+  defp pause(state), do: min(max(config(state).reference_grace, 10), @recheck_ms)
+
+  defp grace_over(state, key, %{marked: marked} = grace) do
+    case Table.record(key) do
+      {:ok, %Record{marked: ^marked} = record} -> end_grace(state, record, grace)
+      _ -> %{state | graces: Map.delete(state.graces, key)}
+    end
+  end
+
+  defp end_grace(state, %{target: %{key: key}} = record, grace) do
+    case {in_use(record), grace.from} do
+      # The last reader of another process has just gone: now the grace begins.
+      {{:ok, _version, 0}, nil} ->
+        wait(state, key, %{grace | from: now()})
+
+      {{:ok, _version, 0}, _from} ->
+        remove_unreferenced(state, record, grace)
+
+      {{:ok, _version, _readers}, _from} ->
+        wait(state, key, %{grace | from: nil})
+
+      # Nobody can find or read it any more.
+      {{:error, code}, _from} when code in [:not_found, :corrupted, :truncated] ->
+        remove_unreferenced(state, record, grace)
+
+      {{:error, _cannot_tell}, _from} ->
+        wait(state, key, %{grace | from: nil})
+    end
+  end
+
+  # Whatever the registry says instead, or if it says nothing, it is looked at again.
+  defp remove_unreferenced(state, %{target: %{key: key}} = record, grace) do
+    case remove(record, {:mark, record.marked}, :unreferenced) do
+      :removed -> %{state | graces: Map.delete(state.graces, key)}
+      _kept_or_error -> wait(state, key, grace, pause(state))
+    end
   end
 
   # -- idle -----------------------------------------------------------------------------------
@@ -142,12 +189,30 @@ defmodule Snakepit.SharedMemory.Expiry do
     end
   end
 
-  defp look(state, %{target: %{key: key}} = record) do
-    seen = see(record)
-    before = state.seen[key]
+  defp idle_over(state, key, token) do
+    case Table.record(key) do
+      {:ok, %Record{token: ^token, timeout: timeout} = record} when timeout != nil ->
+        look(state, record)
 
-    case before do
-      %{used: used} when used == seen.used and not seen.busy ->
+      _ ->
+        forget(state, key, token)
+    end
+  end
+
+  # Its timeout may be another by now.
+  defp look_anew(%{target: %{key: key}, token: token} = record, state) do
+    case state.seen do
+      %{^key => %{token: ^token} = seen} -> look_later(state, record, seen)
+      _ -> look(state, record)
+    end
+  end
+
+  defp look(state, %{target: %{key: key}} = record) do
+    %{token: token, used: used} = seen = see(record)
+
+    case state.seen[key] do
+      # Of this region, not of an earlier one of the name.
+      %{token: ^token, used: ^used} = before when not seen.busy ->
         if now() - before.since >= record.timeout,
           do: idle(state, record, before),
           else: look_later(state, record, before)
@@ -168,15 +233,16 @@ defmodule Snakepit.SharedMemory.Expiry do
     cached? = Table.reader(key) != nil
     if cached?, do: Registry.drop_reader(key)
     uses = Table.uses(key)
-    busy = cached? or readers > 0 or Table.count(key) > 0
+    busy = cached? or readers > 0 or Table.count(key) > 0 or Writers.holder(key) != nil
     %{token: token, used: {version, uses}, uses: uses, busy: busy}
   end
 
   defp look_later(state, %{target: %{key: key}} = record, seen) do
     left = seen.since + record.timeout - now()
     pause = left |> min(div(record.timeout, 2)) |> min(@longest_pause_ms) |> max(1)
-    Process.send_after(self(), {:idle, key, record.token}, pause)
-    %{state | seen: Map.put(state.seen, key, seen)}
+    cancel(seen[:timer])
+    timer = :erlang.start_timer(pause, self(), {:idle, key})
+    %{state | seen: Map.put(state.seen, key, Map.put(seen, :timer, timer))}
   end
 
   defp idle(state, %{target: %{key: key}} = record, seen) do

@@ -6,7 +6,7 @@ defmodule Snakepit.SharedMemory.Health do
   |---|---|
   | `:processes` | one of this library's processes is not there, suspended, or does not answer (critical) |
   | `:reaper` | nothing looks after what dead processes leave (warning) |
-  | `:bookkeeping` | the tables of the registry, and what it counts, contradict one another (critical) |
+  | `:bookkeeping` | the tables of the registry, and what it counts, contradict one another; or a process that has ended has the right to write a region (critical) |
   | `:segments` | a region of this node is not in shared memory as it should be: gone, damaged, written by somebody else, or mapped here and not known there (critical) |
   | `:orphans` | regions stay that nobody uses, beyond their grace; or corrupted ones (warning) |
   | `:limits` | 80 % (warning) or 95 % (critical) of the regions or bytes that are allowed |
@@ -18,7 +18,7 @@ defmodule Snakepit.SharedMemory.Health do
   """
 
   alias Snakepit.SharedMemory.{Config, Error, Listing, Options, Registry, Target, Telemetry}
-  alias Snakepit.SharedMemory.Health.{Bookkeeping, Processes, Resources, Segments}
+  alias Snakepit.SharedMemory.Health.{Bookkeeping, Processes, Resources, Rights, Segments}
 
   @typedoc "One thing that is not as it should be."
   @type finding :: %{
@@ -46,7 +46,7 @@ defmodule Snakepit.SharedMemory.Health do
     [
       processes: &Processes.check(Snakepit.SharedMemory.Supervisor, &1.timeout),
       reaper: &Processes.reaper(Snakepit.SharedMemory.Janitor, &1.timeout),
-      bookkeeping: &Bookkeeping.check(&1.audit),
+      bookkeeping: &(Bookkeeping.check(&1.audit) ++ Rights.check(&1.timeout)),
       segments: &Segments.check(&1.audit, &1.listed, &1.place),
       orphans: &Segments.orphans(&1.audit, &1.listed, &1.place, &1.config),
       limits: &Resources.limits(&1.audit, &1.config),

@@ -24,7 +24,17 @@ defmodule Snakepit.SharedMemory.History do
 
   @spec create() :: :ok
   def create do
-    @entries = :ets.new(@entries, [:public, :named_table, :ordered_set, write_concurrency: true])
+    # Its size is asked for at each change, in the registry too. Of a counter that is spread over
+    # the schedulers the VM makes a snapshot, for which the caller waits until each has run.
+    @entries =
+      :ets.new(@entries, [
+        :public,
+        :named_table,
+        :ordered_set,
+        write_concurrency: true,
+        decentralized_counters: false
+      ])
+
     @numbers = :ets.new(@numbers, [:public, :named_table, :set, write_concurrency: true])
     :ok
   end
@@ -32,7 +42,7 @@ defmodule Snakepit.SharedMemory.History do
   @doc "Notes a change of a region, by a process."
   @spec add(Target.key(), atom(), pid() | nil, map()) :: :ok
   def add(key, operation, pid, details \\ %{}) do
-    rows = rows(:ets.info(@entries, :size))
+    rows = rows()
 
     if rows > 0 do
       number = :ets.update_counter(@numbers, key, 1, {key, 0})
@@ -46,6 +56,11 @@ defmodule Snakepit.SharedMemory.History do
   rescue
     # The application is stopping: so does the history.
     ArgumentError -> :ok
+  end
+
+  # Without a history nothing is asked.
+  defp rows do
+    if limit() == 0, do: 0, else: rows(:ets.info(@entries, :size))
   end
 
   @doc "How many rows a region may use when the table has so many."
@@ -74,6 +89,13 @@ defmodule Snakepit.SharedMemory.History do
   @spec forget_unused(Target.key()) :: :ok
   def forget_unused(key) do
     if Table.held?(key), do: :ok, else: forget(key)
+  end
+
+  @doc "The same of all regions: what whoever was killed had no time to drop."
+  @spec forget_all_unused() :: :ok
+  def forget_all_unused do
+    for {key, _number} <- :ets.tab2list(@numbers), do: forget_unused(key)
+    :ok
   end
 
   @doc "The latest changes of a region, oldest first."

@@ -24,7 +24,7 @@ defmodule Snakepit.SharedMemory.Ledger do
   @spec rebuild([Record.t()], [Table.mapping()], [Table.reference_row()]) :: t()
   def rebuild(records, mappings, references) do
     ledger = Enum.reduce(records, %__MODULE__{}, &own(&2, &1))
-    mapped = fn {ref, key, pid, _reader, _writer}, ledger -> hold(ledger, pid, key, ref) end
+    mapped = fn {ref, key, pid, _, _, _}, ledger -> hold(ledger, pid, key, ref) end
     ledger = Enum.reduce(mappings, ledger, mapped)
     referred = fn {{key, holder}, pid, _n, _token}, ledger -> refer(ledger, pid, key, holder) end
     Enum.reduce(references, ledger, referred)
@@ -37,16 +37,17 @@ defmodule Snakepit.SharedMemory.Ledger do
     if record.owned, do: update_owned(ledger, record, &MapSet.put/2), else: ledger
   end
 
-  @doc "Counts a region out."
+  @doc "Counts a region out; its owner may not be here any more."
   @spec disown(t(), Record.t()) :: t()
   def disown(ledger, record) do
     ledger = uncount(ledger, record)
-    if record.owned, do: update_owned(ledger, record, &MapSet.delete/2), else: ledger
+
+    if record.owned and is_map_key(ledger.processes, record.owner_pid),
+      do: update_owned(ledger, record, &MapSet.delete/2),
+      else: ledger
   end
 
-  @doc "Counts a region out whose owner is not here any more."
-  @spec uncount(t(), Record.t()) :: t()
-  def uncount(ledger, record) do
+  defp uncount(ledger, record) do
     %{ledger | usage: Limits.release(ledger.usage, Limits.scopes(record), record.bytes)}
   end
 
@@ -93,7 +94,9 @@ defmodule Snakepit.SharedMemory.Ledger do
 
   @spec unrefer(t(), pid(), Target.key(), pid() | reference()) :: t()
   def unrefer(ledger, pid, key, holder) do
-    update(ledger, pid, &%{&1 | referred: MapSet.delete(&1.referred, {key, holder})})
+    if is_map_key(ledger.processes, pid),
+      do: update(ledger, pid, &%{&1 | referred: MapSet.delete(&1.referred, {key, holder})}),
+      else: ledger
   end
 
   @doc "All that is counted, for an audit."

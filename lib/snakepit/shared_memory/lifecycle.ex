@@ -95,6 +95,7 @@ defmodule Snakepit.SharedMemory.Lifecycle do
       state: :live,
       access_mode: options.access_mode,
       timeout: timeout(options.timeout, config),
+      by_default: options.timeout == :default,
       session: options.session,
       worker: options.worker,
       policy: options.cleanup_policy,
@@ -166,13 +167,16 @@ defmodule Snakepit.SharedMemory.Lifecycle do
   # Of a region of this node there is one mapping for all, and the writer is at hand. That of
   # another process's region is attached anew: the name may stand for a new segment by now.
   defp open(target, access_mode, operation) do
+    # Before its writer and reader: should they be of a later region, the registry says no.
+    record = Table.record(target.key)
+
     case Table.region(target.key) do
       {:ok, writer, _reader} ->
-        with {:ok, base} <- Reading.cached_reader(target, operation),
+        with {:ok, record} <- known(record, target, operation),
+             {:ok, base} <- Reading.cached_reader(target, operation),
              {:ok, reader} <- Error.wrap(Native.share_reader(base), operation, target.id) do
-          access_mode = access_mode || default_mode(target)
-          writer = writable(access_mode, writer)
-          {:ok, %{reader: reader, writer: writer, own_writer: nil, ours?: true}}
+          writer = writable(access_mode || record.access_mode, writer)
+          {:ok, %{reader: reader, writer: writer, own_writer: nil, token: record.token}}
         end
 
       :error ->
@@ -183,12 +187,8 @@ defmodule Snakepit.SharedMemory.Lifecycle do
     end
   end
 
-  defp default_mode(target) do
-    case Table.record(target.key) do
-      {:ok, record} -> record.access_mode
-      :error -> nil
-    end
-  end
+  defp known({:ok, record}, _target, _operation), do: {:ok, record}
+  defp known(:error, target, operation), do: {:error, Error.not_found(target.id, operation)}
 
   defp writable(:read_only, _writer), do: nil
   defp writable(_access_mode, writer), do: writer
@@ -200,7 +200,7 @@ defmodule Snakepit.SharedMemory.Lifecycle do
     with {:ok, writer} <- attach_writer(access_mode, segment, target, operation) do
       case Error.wrap(Native.attach(segment), operation, target.id) do
         {:ok, reader} ->
-          {:ok, %{reader: reader, writer: writer, own_writer: writer, ours?: false}}
+          {:ok, %{reader: reader, writer: writer, own_writer: writer, token: nil}}
 
         {:error, error} ->
           if writer, do: Native.release(writer)
@@ -272,7 +272,7 @@ defmodule Snakepit.SharedMemory.Lifecycle do
   end
 
   defp give_back(%{reader: reader, own_writer: own_writer}) do
-    Jobs.unmap({nil, nil, nil, reader, own_writer})
+    Jobs.unmap({nil, nil, nil, reader, own_writer, nil})
   end
 
   @spec unmap(term(), term()) :: {:ok, String.t()} | {:error, Error.t()}

@@ -52,9 +52,13 @@ defmodule Snakepit.SharedMemory.Limits do
     end
   end
 
-  @doc "Whether a limit would refuse so much even if nothing else were held."
-  @spec never?(state(), pos_integer()) :: boolean()
-  def never?(state, bytes), do: needed(state, bytes) > state.maximum
+  @doc "The first limit that would refuse so much even if nothing else were held, if there is one."
+  @spec never(usage(), [scope()], pos_integer(), Config.t()) :: state() | nil
+  def never(usage, scopes, bytes, config) do
+    Enum.find_value(scopes, fn scope ->
+      usage |> states(scope, config) |> Enum.find(&(needed(&1, bytes) > &1.maximum))
+    end)
+  end
 
   @doc "Counts a region in, limits or not: it is there."
   @spec add(usage(), [scope()], pos_integer()) :: usage()
@@ -73,7 +77,9 @@ defmodule Snakepit.SharedMemory.Limits do
     end
   end
 
-  defp states(usage, scope, config) do
+  @doc "How near each limit of a scope is."
+  @spec states(usage(), scope(), Config.t()) :: [state()]
+  def states(usage, scope, config) do
     {regions, bytes} = Map.get(usage, scope, {0, 0})
     {max_regions, max_bytes} = keys(scope)
 

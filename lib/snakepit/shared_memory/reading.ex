@@ -3,7 +3,7 @@ defmodule Snakepit.SharedMemory.Reading do
   # Bytes out. Everything here runs in the caller; the first clauses are the hot path and do nothing
   # but the NIF call.
 
-  alias Snakepit.SharedMemory.{Error, Native, Options, Recorder, Region, Registry}
+  alias Snakepit.SharedMemory.{Access, Error, Native, Options, Recorder, Region, Registry}
   alias Snakepit.SharedMemory.{Table, Target, Telemetry}
 
   @read [
@@ -87,6 +87,7 @@ defmodule Snakepit.SharedMemory.Reading do
 
   # A copy of the value that a handle names, or of a part of it.
   defp copy(handle, target, %{max_age: nil} = options) do
+    Table.used(target.key)
     opened = Native.open_handle(handle, target.dir)
 
     with {:ok, binary} <- Error.wrap(opened, :read, target.id) do
@@ -94,6 +95,7 @@ defmodule Snakepit.SharedMemory.Reading do
       length = options.length || max(byte_size(binary) - offset, 0)
 
       if offset + length <= byte_size(binary) do
+        Access.viewed(target, {:ok, binary})
         Recorder.copied(length)
         {:ok, :binary.copy(binary_part(binary, offset, length))}
       else

@@ -10,7 +10,8 @@ defmodule Snakepit.SharedMemory.Reconfiguration do
 
   require Logger
 
-  alias Snakepit.SharedMemory.{Config, Error, Health, Janitor, Recorder, Registry, Telemetry}
+  alias Snakepit.SharedMemory.{Config, Error, Expiry, Health, Janitor, Recorder, Registry}
+  alias Snakepit.SharedMemory.Telemetry
 
   @type outcome :: %{applied: [atom()], needs_restart: [atom()], unchanged: [atom()]}
 
@@ -21,7 +22,7 @@ defmodule Snakepit.SharedMemory.Reconfiguration do
 
   # Who holds on to the configuration, and takes another by the call `{:reconfigure, config}`.
   # Everybody else reads it (`Config.fetch/1`) when it is needed.
-  @told [Registry, Janitor]
+  @told [Registry, Expiry, Janitor]
 
   @spec start_link(Config.t()) :: GenServer.on_start()
   def start_link(_config), do: GenServer.start_link(__MODULE__, nil, name: __MODULE__)

@@ -4,7 +4,8 @@ defmodule Snakepit.SharedMemory.ReferenceCounter do
 
   A region is referred to by its owner, by each mapping (`Snakepit.SharedMemory.map_region/2`), by each
   attached reader of another OS process, and by what `increment/2` adds for those who need it kept but
-  do not read it themselves. What this VM's processes refer to ends when they die, however they die.
+  do not read it themselves. What this VM's processes refer to ends when they die, however they die, and
+  with the region: a later one of the same name begins without any.
   Binaries from `Snakepit.SharedMemory.binary/2` and `Snakepit.SharedMemory.fetch/2` are no references: they
   stay valid when the region goes.
 

@@ -3,7 +3,7 @@ defmodule Snakepit.SharedMemory.References do
   # Who keeps a region: its owner, its mappings, and references without a mapping. A part of the
   # registry, on the tables. What holds after a crash in the middle, `check/1` finds again.
 
-  alias Snakepit.SharedMemory.{Error, Expiry, Jobs, Table, Target, Telemetry}
+  alias Snakepit.SharedMemory.{Error, Expiry, Jobs, Table, Target, Telemetry, Writers}
   alias Snakepit.SharedMemory.Table.Record
 
   @doc "Marks a region that goes with its last reference, if that has gone."
@@ -37,13 +37,13 @@ defmodule Snakepit.SharedMemory.References do
 
   def expired?(%{target: %{key: key}} = record, {:idle, token, uses}) do
     record.token == token and Table.count(key) == 0 and Table.reader(key) == nil and
-      Table.uses(key) == uses
+      Table.uses(key) == uses and Writers.holder(key) == nil
   end
 
   @doc """
   What the end of its owner means for each of these regions.
 
-  Answers what is taken out of the tables, and the records of what stays.
+  Answers what ends with it, and the records of what stays.
   """
   @spec owner_down(Enumerable.t()) :: {[{Record.t(), term()}], [Record.t()]}
   def owner_down(keys) do
@@ -56,7 +56,7 @@ defmodule Snakepit.SharedMemory.References do
 
         # Also what is still being created.
         _ ->
-          {List.wrap(Table.take(key)) ++ taken, kept}
+          {List.wrap(Table.ending(key)) ++ taken, kept}
       end
     end)
   end
@@ -76,7 +76,7 @@ defmodule Snakepit.SharedMemory.References do
         {:error, anothers(target, holder, other, operation)}
 
       {{:ok, record}, _row} ->
-        Table.add_reference(target.key, holder, pid, token)
+        Table.add_reference(record, holder, pid, token)
         unmark(target.key)
         {:ok, total(record)}
     end

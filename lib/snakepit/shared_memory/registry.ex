@@ -13,8 +13,19 @@ defmodule Snakepit.SharedMemory.Registry do
 
   require Logger
 
-  alias Snakepit.SharedMemory.{Admission, Call, Config, Error, Expiry, Jobs, Ledger, References}
-  alias Snakepit.SharedMemory.{RegistryCalls, Table, Target, Telemetry, Waiting}
+  alias Snakepit.SharedMemory.{
+    Admission,
+    Alerts,
+    Call,
+    Config,
+    Error,
+    Expiry,
+    Jobs,
+    Ledger,
+    Limits
+  }
+
+  alias Snakepit.SharedMemory.{References, RegistryCalls, Table, Target, Telemetry, Waiting}
   alias Snakepit.SharedMemory.Table.Record
 
   def start_link(config) do
@@ -33,7 +44,11 @@ defmodule Snakepit.SharedMemory.Registry do
 
   # jobs:     token => %{kind, key, from, monitor, operation}
   # monitors: monitor => {:job, token} | {:waiter, id}; those of processes are in the ledger
-  defstruct [:config, ledger: %Ledger{}, jobs: %{}, monitors: %{}, waiting: Waiting.new()]
+  # interrupted: tokens of allocations whose segments were being created when the registry before
+  # this one was killed
+  # told: which limits were said to be near, and when (`Alerts`)
+  defstruct [:config, ledger: %Ledger{}, jobs: %{}, monitors: %{}, waiting: Waiting.new()] ++
+              [interrupted: MapSet.new(), told: Alerts.new()]
 
   @type t :: %__MODULE__{}
 
@@ -56,15 +71,18 @@ defmodule Snakepit.SharedMemory.Registry do
   end
 
   # After a crash the tables are still there. Those who waited for a region that was being created
-  # get an error, and its job will find that nobody takes the segment.
+  # get an error, and its job will find that nobody takes the segment. What was being removed is
+  # removed now.
   @impl true
   def handle_continue(:recover, state) do
-    {live, creating} = Enum.split_with(Table.records(), &(&1.state == :live))
-    Enum.each(creating, &Table.take(&1.target.key))
-    Table.recount()
+    %{live: live, lost: lost} = found = Table.found()
+    if lost != [], do: {:ok, _} = Jobs.clean_up(lost, [])
+    Table.recover(found)
+    Table.put_default_timeout(config(state).default_timeout)
     ledger = Ledger.rebuild(live, Table.all_mappings(), Table.all_references())
     for %{policy: :reference_counted} = record <- live, do: References.check(record.target.key)
-    {:noreply, %{state | ledger: ledger}}
+    interrupted = for %{state: {:creating, token}} <- found.broken, into: MapSet.new(), do: token
+    {:noreply, %{state | ledger: ledger, interrupted: interrupted}}
   end
 
   @impl true
@@ -78,26 +96,33 @@ defmodule Snakepit.SharedMemory.Registry do
 
   # What looks like a request and is none must not get into the tables: the next registry would
   # find it there as well.
-  def handle_call({:allocate, %Record{owner_pid: pid} = record, settings, operation}, from, state)
-      when is_pid(pid) do
-    {:noreply, Admission.ask(state, record, settings, operation, from)}
+  def handle_call(
+        {:allocate, %Record{owner_pid: pid} = record, settings, operation, since},
+        from,
+        state
+      )
+      when is_pid(pid) and is_integer(since) do
+    {:noreply, Admission.ask(state, record, settings, operation, since, from)}
   end
 
-  # What became of an allocation whose registry did not live to answer.
+  # What became of an allocation whose registry did not live to answer. One that has only waited for
+  # room is unknown here.
   def handle_call({:allocated, key, token}, _from, state) do
     with {:ok, %{token: ^token}} <- Table.record(key), {:ok, writer, _} <- Table.region(key) do
       {:reply, {:ok, writer}, state}
     else
-      _ -> {:reply, :unknown, state}
+      _ ->
+        interrupted? = MapSet.member?(state.interrupted, token)
+        {:reply, if(interrupted?, do: :interrupted, else: :unknown), state}
     end
   end
 
   def handle_call({:deallocate, %Target{key: key, id: id}, operation}, from, state) do
-    with {:ok, _record} <- Table.record(key), {record, {writer, reader}} <- Table.take(key) do
+    with {:ok, _record} <- Table.record(key), {record, {writer, reader}} <- Table.ending(key) do
       token = make_ref()
       {:ok, pid} = Jobs.remove(self(), token, writer, reader)
       state = put_job(state, token, :remove, key, from, pid, operation)
-      {:noreply, Admission.drain(disown(state, record))}
+      {:noreply, Admission.drain(gone(state, record))}
     else
       _ -> {:reply, {:error, Error.not_found(id, operation)}, state}
     end
@@ -106,10 +131,8 @@ defmodule Snakepit.SharedMemory.Registry do
   # Removes a region of which `Expiry` has found that nobody uses it, if that still holds.
   def handle_call({:expire, key, guard}, _from, state) do
     with {:ok, record} <- Table.record(key),
-         true <- References.expired?(record, guard),
-         {record, resources} when resources != nil <- Table.take(key) do
-      {:ok, _} = Jobs.clean_up([resources], [])
-      {:reply, :removed, Admission.drain(disown(state, record))}
+         true <- References.expired?(record, guard) do
+      {:reply, :removed, Admission.drain(remove(state, record))}
     else
       _ -> {:reply, :kept, state}
     end
@@ -137,19 +160,20 @@ defmodule Snakepit.SharedMemory.Registry do
     {:reply, Table.count(key) == 0 and Table.drop_reader(key), state}
   end
 
-  def handle_call({:map, ref, key, pid, reader, writer, ours?}, _from, state)
-      when is_reference(ref) and is_pid(pid) and is_reference(reader) and is_boolean(ours?) do
+  def handle_call({:map, ref, key, pid, reader, writer, token}, _from, state)
+      when is_reference(ref) and is_pid(pid) and is_reference(reader) and
+             (is_nil(token) or is_reference(token)) do
     cond do
       Table.mapping(ref) != nil -> {:reply, {:ok, ref}, state}
       # It was removed while it was being mapped.
-      ours? and Table.record(key) == :error -> {:reply, :gone, state}
-      true -> {:reply, {:ok, ref}, mapped(state, ref, key, pid, reader, writer)}
+      not there?(key, token) -> {:reply, :gone, state}
+      true -> {:reply, {:ok, ref}, mapped(state, {ref, key, pid, reader, writer, token})}
     end
   end
 
   def handle_call({:unmap, ref, pid}, _from, state) when is_reference(ref) do
     case Table.mapping(ref) do
-      {_ref, key, ^pid, _reader, _writer} = mapping ->
+      {_ref, key, ^pid, _reader, _writer, _token} = mapping ->
         Table.take_mapping(ref)
         References.check(key)
         {:reply, {:ok, mapping}, change(state, &Ledger.let_go(&1, pid, key, ref))}
@@ -189,7 +213,8 @@ defmodule Snakepit.SharedMemory.Registry do
 
   # With other limits, who waits for room may have it now.
   def handle_call({:reconfigure, %Config{} = config}, _from, state) do
-    {:reply, :ok, Admission.drain(%{state | config: config})}
+    Table.put_default_timeout(config.default_timeout)
+    {:reply, :ok, Admission.reconsider(%{state | config: config, told: Alerts.new()})}
   end
 
   def handle_call(message, {pid, _tag}, state) do
@@ -200,12 +225,12 @@ defmodule Snakepit.SharedMemory.Registry do
 
   @impl true
   # Its creator has stopped waiting. A creation under way finds that nobody takes the segment.
-  def handle_cast({:abandon, key, token}, state) do
+  def handle_cast({:abandon, key, token}, state) when is_reference(token) do
     case Table.reservation(key) do
       %{token: ^token} ->
-        {record, resources} = Table.take(key)
+        {record, resources} = Table.ending(key)
         if resources, do: undo(record, resources)
-        {:noreply, Admission.drain(disown(state, record))}
+        {:noreply, Admission.drain(gone(state, record))}
 
       _ ->
         {:noreply, Admission.abandon(state, token)}
@@ -228,8 +253,8 @@ defmodule Snakepit.SharedMemory.Registry do
     end
   end
 
-  def handle_info({:waited, id}, state) when is_integer(id) do
-    {:noreply, Admission.drain(Admission.time_out(state, id))}
+  def handle_info({:timeout, timer, {:waited, id}}, state) when is_integer(id) do
+    {:noreply, Admission.drain(Admission.time_out(state, id, timer))}
   end
 
   def handle_info(message, state) do
@@ -255,8 +280,9 @@ defmodule Snakepit.SharedMemory.Registry do
   defp finish(%{kind: :create} = job, token, {:ok, writer}, state) do
     case Table.reserved(job.key, token) do
       {:ok, record} ->
+        record = timed(%{record | state: :live}, config(state))
         Table.put_region(job.key, writer)
-        Table.put_record(%{record | state: :live})
+        Table.put_record(record)
         if record.timeout, do: Expiry.watch(job.key)
         {:accepted, {:ok, writer}, state}
 
@@ -277,6 +303,12 @@ defmodule Snakepit.SharedMemory.Registry do
     {:accepted, {:error, Error.from_native(failure, job.operation)}, state}
   end
 
+  # The configuration may have changed since its caller looked.
+  defp timed(%{by_default: true} = record, config),
+    do: %{record | timeout: config.default_timeout}
+
+  defp timed(record, _config), do: record
+
   defp crashed(token, reason, state) do
     {job, jobs} = Map.pop(state.jobs, token)
 
@@ -293,12 +325,8 @@ defmodule Snakepit.SharedMemory.Registry do
   # Takes back what was reserved for a creation, unless it is another's by now.
   defp forget(state, job, token) do
     case job.kind == :create and Table.reserved(job.key, token) do
-      {:ok, record} ->
-        Table.take(job.key)
-        disown(state, record)
-
-      _ ->
-        state
+      {:ok, record} -> gone(state, record)
+      _ -> state
     end
   end
 
@@ -311,9 +339,12 @@ defmodule Snakepit.SharedMemory.Registry do
 
   # -- processes ------------------------------------------------------------------------------
 
-  defp mapped(state, ref, key, pid, reader, writer) do
-    Table.put_mapping({ref, key, pid, reader, writer})
-    References.unmark(key)
+  defp there?(_key, nil), do: true
+  defp there?(key, token), do: match?({:ok, %{token: ^token}}, Table.record(key))
+
+  defp mapped(state, {ref, key, pid, _reader, _writer, token} = mapping) do
+    Table.put_mapping(mapping)
+    if token, do: References.unmark(key)
     change(state, &Ledger.hold(&1, pid, key, ref))
   end
 
@@ -335,8 +366,8 @@ defmodule Snakepit.SharedMemory.Registry do
         Enum.each(Enum.uniq(keys), &References.check/1)
         told(pid, length(taken), length(mappings))
 
-        ledger = Enum.reduce(taken, ledger, &Ledger.uncount(&2, elem(&1, 0)))
-        %{state | ledger: Enum.reduce(kept, ledger, &Ledger.orphan(&2, &1))}
+        state = Enum.reduce(kept, %{state | ledger: ledger}, &orphan(&2, &1))
+        Enum.reduce(taken, state, fn {record, _resources}, state -> gone(state, record) end)
     end
   end
 
@@ -347,7 +378,30 @@ defmodule Snakepit.SharedMemory.Registry do
     end
   end
 
-  defp disown(state, record), do: change(state, &Ledger.disown(&1, record))
+  # The work is begun before the tables forget what it is about: who is killed in between leaves
+  # it to be found there.
+  defp remove(state, %{target: %{key: key}}) do
+    {record, resources} = Table.ending(key)
+    if resources, do: {:ok, _} = Jobs.clean_up([resources], [])
+    gone(state, record)
+  end
+
+  # With it go the references to it, whoever holds them.
+  defp gone(state, %{target: %{key: key}} = record) do
+    record
+    |> Table.forget()
+    |> Enum.reduce(disown(state, record), fn {pid, holder}, state ->
+      change(state, &Ledger.unrefer(&1, pid, key, holder))
+    end)
+  end
+
+  defp orphan(state, record) do
+    state |> change(&Ledger.orphan(&1, record)) |> Admission.eased(Limits.scopes(record))
+  end
+
+  defp disown(state, record) do
+    state |> change(&Ledger.disown(&1, record)) |> Admission.eased(Limits.scopes(record))
+  end
 
   defp change(state, change), do: %{state | ledger: change.(state.ledger)}
 end

@@ -17,10 +17,10 @@ defmodule Snakepit.SharedMemory.RegistryCalls do
   @spec allocate(Record.t(), map(), atom()) :: {:ok, reference()} | {:error, Error.t()}
   def allocate(record, settings, operation) do
     token = make_ref()
-    message = {:allocate, %{record | token: token}, settings, operation}
+    message = {:allocate, %{record | token: token}, settings, operation, now()}
 
     case call(message, {:allocated, record.target.key, token}, operation) do
-      {:again, :unknown} ->
+      {:again, :interrupted} ->
         {:error, interrupted(record, operation)}
 
       {:first, {:late, :untouched, _timeout}} = untouched ->
@@ -104,14 +104,14 @@ defmodule Snakepit.SharedMemory.RegistryCalls do
   @doc """
   Notes that the caller holds a mapping; it is given back when the caller dies.
 
-  With `ours?` the region must be one of this node and still be there.
+  With a `token` the region must be that one of this node, and still be there.
   """
   @spec map(Target.t(), map(), atom()) :: {:ok, reference()} | :gone | {:error, Error.t()}
-  def map(target, %{reader: reader, own_writer: writer, ours?: ours?}, operation) do
+  def map(target, %{reader: reader, own_writer: writer, token: token}, operation) do
     ref = make_ref()
 
     with {:error, error} <-
-           idempotent({:map, ref, target.key, self(), reader, writer, ours?}, operation) do
+           idempotent({:map, ref, target.key, self(), reader, writer, token}, operation) do
       # It may have been noted before the registry went for good.
       Table.take_mapping(ref)
       {:error, error}
@@ -126,7 +126,7 @@ defmodule Snakepit.SharedMemory.RegistryCalls do
     message = {:unmap, ref, self()}
 
     case {call(message, message, operation), before} do
-      {{:again, :not_mapped}, {_ref, _key, pid, _reader, _writer}} when pid == self() ->
+      {{:again, :not_mapped}, {_ref, _key, pid, _reader, _writer, _token}} when pid == self() ->
         {:ok, before}
 
       {answer, _before} ->
@@ -172,9 +172,12 @@ defmodule Snakepit.SharedMemory.RegistryCalls do
     plain(call(message, message, operation), operation)
   end
 
-  defp plain({_which, {:late, _how, timeout}}, operation) do
+  defp plain({which, {:late, _how, timeout}}, operation) do
+    done =
+      if which == :first, do: "nothing was done", else: "one that has ended may have begun it"
+
     {:error,
-     Error.new(:timeout, "the registry did not answer within #{timeout} ms; nothing was done",
+     Error.new(:timeout, "the registry did not answer within #{timeout} ms; #{done}",
        operation: operation,
        remedy: "call again; if it happens again, see what health_check/1 says"
      )}
@@ -187,8 +190,15 @@ defmodule Snakepit.SharedMemory.RegistryCalls do
     with {:ok, config} <- Config.fetch(operation),
          true <- Process.whereis(Registry) != self() || :calling_self do
       timeout = config.call_timeout + throttled(message, config)
-      times = %{back: deadline(@patience_ms), answered: deadline(timeout), timeout: timeout}
-      attempt(:first, message, again, operation, times)
+
+      attempt(:first, %{
+        first: message,
+        again: again,
+        operation: operation,
+        timeout: timeout,
+        answered: deadline(timeout),
+        back: deadline(@patience_ms)
+      })
     else
       # It would wait for its own answer.
       :calling_self -> {:first, {:error, gone(:calling_self, operation)}}
@@ -197,36 +207,40 @@ defmodule Snakepit.SharedMemory.RegistryCalls do
   end
 
   # An allocation may have to wait for room first.
-  defp throttled({:allocate, _, _, _}, %{on_limit: {:throttle, wait}}), do: wait
+  defp throttled({:allocate, _, _, _, _}, %{on_limit: {:throttle, wait}}), do: wait
   defp throttled(_message, _config), do: 0
 
   # Those two are answered by a job, all others by the callback that takes them.
-  defp at_once?({:allocate, _, _, _}), do: false
+  defp at_once?({:allocate, _, _, _, _}), do: false
   defp at_once?({:deallocate, _, _}), do: false
   defp at_once?(_message), do: true
 
-  defp attempt(which, message, again, operation, times) do
-    left = max(times.answered - now(), 0)
+  defp attempt(which, call) do
+    message = Map.fetch!(call, which)
+    left = max(call.answered - now(), 0)
 
     case Call.request(Registry, message, left, at_once: at_once?(message)) do
+      # The one that ended had not begun with it: this one may as well.
+      {:ok, :unknown} -> attempt(:first, call)
       {:ok, answer} -> {which, answer}
       # It never got the message.
-      {:error, {:ended, :noproc}} -> retry(:noproc, which, message, again, operation, times)
-      {:error, {:ended, reason}} -> retry(reason, :again, again, again, operation, times)
-      {:error, how} -> {which, {:late, how, times.timeout}}
+      {:error, {:ended, :noproc}} -> retry(:noproc, which, call)
+      {:error, {:ended, reason}} -> retry(reason, :again, %{call | back: deadline(@patience_ms)})
+      {:error, how} -> {which, {:late, how, call.timeout}}
     end
   end
 
-  defp retry(reason, which, message, again, operation, times) do
-    with {:ok, _config} <- Config.fetch(operation),
-         true <- now() < times.back || {:late, reason} do
+  defp retry(reason, which, call) do
+    with {:ok, _config} <- Config.fetch(call.operation),
+         true <- now() < call.answered || {which, {:late, :untouched, call.timeout}},
+         true <- now() < call.back || {which, {:error, gone(reason, call.operation)}} do
       receive do
       after
-        @pause_ms -> attempt(which, message, again, operation, times)
+        @pause_ms -> attempt(which, call)
       end
     else
-      {:late, reason} -> {which, {:error, gone(reason, operation)}}
       {:error, not_running} -> {which, {:error, not_running}}
+      answer -> answer
     end
   end
 

@@ -7,13 +7,16 @@ defmodule Snakepit.SharedMemory.Table do
   #
   #   regions   {key, writer, reader | nil}             what a read or write by id needs
   #   records   {key, %Record{}}                        the rest about the regions of this node
-  #   mappings  {ref, key, pid, reader, writer | nil}   who holds what mapped; the writer if it is the mapping's own
+  #   mappings  {ref, key, pid, reader, writer | nil, token}
+  #                                                     who holds what mapped; the writer if it is the mapping's own;
+  #                                                     of which region of the name, nil for another OS process's
   #   references {{key, holder}, pid, n, token}         references without a mapping, whose death ends them, the last change
-  #   counts    {key, n}                                how many mappings and references there are for a region
+  #   counts    {{key, token} | key, n}                 how many mappings and references there are for a region
   #   leases    {{kind, id}}                            sessions and workers that were known to be there
   #   uses      {key, n}                                uses that leave no other trace, of regions with a timeout
 
   alias Snakepit.SharedMemory.{History, Native, Recorder, Target}
+  alias Snakepit.SharedMemory.Table.Record
 
   @regions :snakepit_shm_regions
   @records :snakepit_shm_records
@@ -23,55 +26,22 @@ defmodule Snakepit.SharedMemory.Table do
   @uses :snakepit_shm_uses
   @leases :snakepit_shm_leases
 
-  defmodule Record do
-    @moduledoc false
-    @enforce_keys [:target, :size, :bytes, :slots, :owner_pid, :metadata, :state]
-    # token: which allocation it is; adopted: whether another OS process created it; owned: whether the owner's reference counts; marked: since when
-    # (monotonic milliseconds) nobody refers to it.
-    defstruct @enforce_keys ++
-                [
-                  :token,
-                  :access_mode,
-                  :timeout,
-                  :session,
-                  :worker,
-                  :marked,
-                  policy: :automatic,
-                  permissions: 0o600,
-                  tags: [],
-                  adopted: false,
-                  owned: true
-                ]
+  @typedoc "Which region of a name: one of this node by its token, nil is another OS process's."
+  @type incarnation :: reference() | nil
 
-    @type t :: %__MODULE__{
-            target: Target.t(),
-            size: pos_integer(),
-            bytes: pos_integer(),
-            slots: pos_integer(),
-            owner_pid: pid(),
-            metadata: map(),
-            state: :live | {:creating, reference()},
-            token: reference() | nil,
-            access_mode: :read_only | :read_write | nil,
-            timeout: pos_integer() | nil,
-            session: String.t() | nil,
-            worker: String.t() | nil,
-            marked: integer() | nil,
-            policy: :automatic | :manual | :reference_counted,
-            permissions: non_neg_integer(),
-            tags: [String.t()],
-            adopted: boolean(),
-            owned: boolean()
-          }
-  end
+  @type mapping ::
+          {reference(), Target.key(), pid(), Native.reader(), Native.writer() | nil,
+           incarnation()}
 
-  @type mapping :: {reference(), Target.key(), pid(), Native.reader(), Native.writer() | nil}
+  @type resources :: {Native.writer(), Native.reader() | nil}
 
   @spec create() :: :ok
   def create do
     options = [:public, :set, read_concurrency: true]
-    tables = [@records, @mappings, @counts, @references, @uses, @leases]
+    tables = [@records, @mappings, @counts, @uses, @leases]
     Enum.each(tables, &:ets.new(&1, [:named_table | options]))
+    # In order, so that those of one region are found without looking at all there are.
+    :ets.new(@references, [:named_table, :public, :ordered_set, read_concurrency: true])
     :persistent_term.put(@regions, :ets.new(@regions, options))
   end
 
@@ -120,10 +90,18 @@ defmodule Snakepit.SharedMemory.Table do
   @doc "Mappings and references of a region; the owner's is not among them."
   @spec count(Target.key()) :: non_neg_integer()
   def count(key) do
-    case safe_lookup(@counts, key) do
+    case safe_lookup(@counts, counted(key, incarnation(key))) do
       [{_key, count}] -> count
       [] -> 0
     end
+  end
+
+  # Whoever still holds a mapping of an earlier region of the name is not counted for this one.
+  defp counted(key, nil), do: key
+  defp counted(key, token), do: {key, token}
+
+  defp incarnation(key) do
+    with %Record{token: token} <- reservation(key), do: token
   end
 
   @doc "Who holds references without a mapping: `{holder, pid, n}`."
@@ -140,7 +118,7 @@ defmodule Snakepit.SharedMemory.Table do
   @doc "The mappings of a region; looks at all there are."
   @spec mappings(Target.key()) :: [mapping()]
   def mappings(key) do
-    :ets.match_object(@mappings, {:_, key, :_, :_, :_})
+    :ets.match_object(@mappings, {:_, key, :_, :_, :_, incarnation(key)})
   rescue
     ArgumentError -> []
   end
@@ -224,11 +202,22 @@ defmodule Snakepit.SharedMemory.Table do
       records: records(),
       live: :ets.select(regions(), [{{:"$1", :_, :_}, [], [:"$1"]}]),
       mappings:
-        :ets.select(@mappings, [{{:"$1", :"$2", :"$3", :_, :_}, [], [{{:"$1", :"$2", :"$3"}}]}]),
+        :ets.select(@mappings, [
+          {{:"$1", :"$2", :"$3", :_, :_, :_}, [], [{{:"$1", :"$2", :"$3"}}]}
+        ]),
       references: for({{key, _holder}, _pid, n, _token} <- all_references(), do: {key, n}),
-      counts: :ets.tab2list(@counts)
+      # Of all regions that a name has stood for, as the others are.
+      counts:
+        Map.to_list(
+          for {id, n} <- :ets.tab2list(@counts), reduce: %{} do
+            counts -> add(counts, name(id), n)
+          end
+        )
     }
   end
+
+  defp name({key, token}) when is_reference(token), do: key
+  defp name(key), do: key
 
   @doc "Whether a region is of this node, or held by a process of it."
   @spec held?(Target.key()) :: boolean()
@@ -240,8 +229,19 @@ defmodule Snakepit.SharedMemory.Table do
 
   @spec put_record(Record.t()) :: true
   def put_record(record) do
-    if record.timeout, do: :ets.insert_new(@uses, {record.target.key, 0})
+    if record.timeout,
+      do: :ets.insert_new(@uses, {record.target.key, 0}),
+      else: :ets.delete(@uses, record.target.key)
+
     :ets.insert(@records, {record.target.key, record})
+  end
+
+  @doc "Gives the regions that name no timeout of their own this one."
+  @spec put_default_timeout(pos_integer() | nil) :: :ok
+  def put_default_timeout(timeout) do
+    changed = &(&1.state == :live and &1.by_default and &1.timeout != timeout)
+    for record <- records(changed), do: put_record(%{record | timeout: timeout})
+    :ok
   end
 
   @doc "Makes a region known; its record is there."
@@ -266,26 +266,85 @@ defmodule Snakepit.SharedMemory.Table do
   @spec drop_reader(Target.key()) :: boolean()
   def drop_reader(key), do: :ets.update_element(regions(), key, {3, nil})
 
-  @doc "Forgets a region; its writer and reader, if it was live, and its record."
-  @spec take(Target.key()) :: {Record.t(), {Native.writer(), Native.reader() | nil} | nil} | nil
+  @doc """
+  Begins the end of a region: from now on it goes, whoever is killed. Answers what is to be given
+  back first, if it was live; `forget/1` ends it.
+  """
+  @spec ending(Target.key()) :: {Record.t(), resources() | nil} | nil
+  def ending(key) do
+    with %Record{} = record <- reservation(key) do
+      :ets.insert(@records, {key, %{record | state: :ending}})
+      {record, resources(key)}
+    end
+  end
+
+  defp resources(key) do
+    with [{_key, writer, reader}] <- :ets.lookup(regions(), key),
+         do: {writer, reader},
+         else: ([] -> nil)
+  end
+
+  @doc "Ends a region, its record last; who held references to it."
+  @spec forget(Record.t()) :: [{pid(), holder :: pid() | reference()}]
+  def forget(%{target: %{key: key}}) do
+    if :ets.take(regions(), key) != [], do: Recorder.event(:deallocated)
+    :ets.delete(@uses, key)
+    holders = for {holder, pid, _n} <- references(key), do: {pid, holder}
+    for {_pid, holder} <- holders, do: take_reference(key, holder)
+    :ets.delete(@records, key)
+    History.forget(key)
+    holders
+  end
+
+  @doc "Both at once, for who has no other use for what is to be given back."
+  @spec take(Target.key()) :: {Record.t(), resources() | nil} | nil
   def take(key) do
-    case :ets.take(@records, key) do
-      [{_key, record}] ->
-        if record.timeout, do: :ets.delete(@uses, key)
+    with {record, resources} <- ending(key) do
+      forget(record)
+      {record, resources}
+    end
+  end
 
-        History.forget(key)
+  @doc """
+  What a registry that was killed has left: the regions that live, the records of others, and what is
+  still to be given back. `recover/1` clears the tables up, once that has been seen to.
+  """
+  @spec found() :: %{live: [Record.t()], broken: [Record.t()], lost: [resources()]}
+  def found do
+    {live, broken} =
+      Enum.split_with(records(), fn record ->
+        record.state == :live and :ets.member(regions(), record.target.key)
+      end)
 
-        case :ets.take(regions(), key) do
-          [{_key, writer, reader}] ->
-            Recorder.event(:deallocated)
-            {record, {writer, reader}}
+    keys = MapSet.new(live, & &1.target.key)
 
-          [] ->
-            {record, nil}
-        end
+    lost =
+      for {key, writer, reader} <- :ets.tab2list(regions()), key not in keys, do: {writer, reader}
 
-      [] ->
-        nil
+    %{live: live, broken: broken, lost: lost}
+  end
+
+  @spec recover(%{live: [Record.t()], broken: [Record.t()]}) :: :ok
+  def recover(%{live: live, broken: broken}) do
+    keys = MapSet.new(live, & &1.target.key)
+    Enum.each(broken, &forget/1)
+    for {key, _, _} <- :ets.tab2list(regions()), key not in keys, do: :ets.delete(regions(), key)
+
+    for {{key, _} = id, _, _, _} <- all_references(),
+        key not in keys,
+        do: :ets.delete(@references, id)
+
+    recount()
+    History.forget_all_unused()
+  end
+
+  @doc "Writers and readers of all regions, taken out: they are to be given back now."
+  @spec all_resources() :: [resources()]
+  def all_resources do
+    for {key, _, _} <- :ets.tab2list(regions()), row <- :ets.take(regions(), key) do
+      :ets.delete(@records, key)
+      {_key, writer, reader} = row
+      {writer, reader}
     end
   end
 
@@ -293,9 +352,10 @@ defmodule Snakepit.SharedMemory.Table do
   def all_mappings, do: :ets.tab2list(@mappings)
 
   @spec put_mapping(mapping()) :: pos_integer()
-  def put_mapping({_ref, key, pid, _reader, writer} = mapping) do
+  def put_mapping({_ref, key, pid, _reader, writer, token} = mapping) do
     :ets.insert(@mappings, mapping)
-    count = :ets.update_counter(@counts, key, 1, {key, 0})
+    id = counted(key, token)
+    count = :ets.update_counter(@counts, id, 1, {id, 0})
     History.add(key, if(writer, do: :takeover, else: :map), pid)
     count
   end
@@ -305,10 +365,13 @@ defmodule Snakepit.SharedMemory.Table do
 
   @spec take_mapping(reference()) :: mapping() | nil
   def take_mapping(ref) do
-    with [{_ref, key, pid, _reader, writer} = mapping] <- :ets.take(@mappings, ref) do
-      History.add(key, if(writer, do: :handover, else: :unmap), pid)
-      if uncount(key, 1), do: History.forget_unused(key)
+    with [{_ref, key, pid, _reader, writer, token} = mapping] <- :ets.take(@mappings, ref) do
+      # What became of an earlier region is not the history of this one.
+      if token == incarnation(key) do
+        History.add(key, if(writer, do: :handover, else: :unmap), pid)
+      end
 
+      uncount(key, token, 1)
       mapping
     else
       [] -> nil
@@ -325,11 +388,12 @@ defmodule Snakepit.SharedMemory.Table do
   def reference(key, holder), do: List.first(safe_lookup(@references, {key, holder}))
 
   @doc "One more reference; in one write, so that whoever is killed has done it or not."
-  @spec add_reference(Target.key(), pid() | reference(), pid(), reference()) :: pos_integer()
-  def add_reference(key, holder, pid, token) do
+  @spec add_reference(Record.t(), pid() | reference(), pid(), reference()) :: pos_integer()
+  def add_reference(%{target: %{key: key}} = record, holder, pid, token) do
     {_, pid, n, _} = reference(key, holder) || {nil, pid, 0, nil}
     :ets.insert(@references, {{key, holder}, pid, n + 1, token})
-    :ets.update_counter(@counts, key, 1, {key, 0})
+    id = counted(key, record.token)
+    :ets.update_counter(@counts, id, 1, {id, 0})
   end
 
   @doc "One reference less; how many the holder still has."
@@ -339,30 +403,43 @@ defmodule Snakepit.SharedMemory.Table do
       do: :ets.insert(@references, {id, pid, n - 1, token}),
       else: :ets.delete(@references, id)
 
-    uncount(key, 1)
+    uncount(key, incarnation(key), 1)
     n - 1
   end
 
   @doc "All references of a holder, forgotten at once."
   @spec take_reference(Target.key(), pid() | reference()) :: :ok
   def take_reference(key, holder) do
-    with [{_id, _pid, n, _token}] <- :ets.take(@references, {key, holder}), do: uncount(key, n)
+    with [{_id, _pid, n, _token}] <- :ets.take(@references, {key, holder}),
+         do: uncount(key, incarnation(key), n)
+
     :ok
   end
 
-  defp uncount(key, n) do
-    if :ets.update_counter(@counts, key, -n) == 0, do: :ets.delete(@counts, key)
+  # Whose count ends has no history any more, unless it is of a region that is there.
+  defp uncount(key, token, n) do
+    id = counted(key, token)
+
+    if :ets.update_counter(@counts, id, {2, -n, 0, 0}, {id, n}) == 0 do
+      :ets.delete(@counts, id)
+      History.forget_unused(key)
+    end
   end
 
-  @doc "Counts anew: whoever was killed between two writes left a count that is one off."
-  @spec recount() :: :ok
-  def recount do
-    mapped = fn {_ref, key, _pid, _reader, _writer}, counts -> add(counts, key, 1) end
-    referred = fn {{key, _holder}, _pid, n, _token}, counts -> add(counts, key, n) end
+  # Counts anew: whoever was killed between two writes left a count that is one off.
+  defp recount do
+    mapped = fn {_ref, key, _pid, _reader, _writer, token}, counts ->
+      add(counts, counted(key, token), 1)
+    end
+
+    referred = fn {{key, _holder}, _pid, n, _token}, counts ->
+      add(counts, counted(key, incarnation(key)), n)
+    end
+
     counts = :ets.foldl(referred, :ets.foldl(mapped, %{}, @mappings), @references)
 
-    for {key, _n} <- :ets.tab2list(@counts), not is_map_key(counts, key) do
-      :ets.delete(@counts, key)
+    for {id, _n} <- :ets.tab2list(@counts), not is_map_key(counts, id) do
+      :ets.delete(@counts, id)
     end
 
     :ets.insert(@counts, Map.to_list(counts))

@@ -31,7 +31,7 @@ defmodule Snakepit.SharedMemory.Telemetry do
   | `[:cleanup, :marked]` | the last reference to a region has gone that goes with it |
   | `[:cleanup, :expired]` | a region that nobody used was removed |
   | `[:cleanup, :released]` | the regions of a session or worker were removed |
-  | `[:limit, :approached]` | an allocation that brings a limit to 80 %; once a crossing |
+  | `[:limit, :approached]` | an allocation that brings a limit to 80 %; again after it was below 70 %, every 10 s at most |
   | `[:limit, :reached]` | an allocation for which a limit leaves no room |
 
   | Event | Measurements | Metadata |

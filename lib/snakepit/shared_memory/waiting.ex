@@ -56,15 +56,16 @@ defmodule Snakepit.SharedMemory.Waiting do
     end
   end
 
-  @doc "The first waiter of which `wanted?` holds."
-  @spec find_by(t(), (waiter() -> boolean())) :: id() | nil
-  def find_by(waiting, wanted?) do
-    waiting.queue
-    |> :gb_trees.to_list()
-    |> Enum.find_value(fn {id, waiter} -> if wanted?.(waiter), do: id end)
+  @doc "All waiters of which `wanted?` holds, oldest first."
+  @spec all(t(), (waiter() -> boolean())) :: [id()]
+  def all(waiting, wanted?) do
+    for {id, waiter} <- :gb_trees.to_list(waiting.queue), wanted?.(waiter), do: id
   end
 
-  @doc "The oldest waiter that there is room for now and that overtakes nobody, taken out."
+  @doc """
+  The oldest waiter that there is room for now and that overtakes nobody, or that there never can be
+  room for: for nothing would others wait behind it. It is taken out.
+  """
   @spec next(t(), Limits.usage(), Config.t()) :: {waiter(), t()} | {nil, t()}
   def next(waiting, usage, config) do
     find(:gb_trees.next(:gb_trees.iterator(waiting.queue)), waiting, usage, config, %{})
@@ -77,14 +78,13 @@ defmodule Snakepit.SharedMemory.Waiting do
   defp find(_any, waiting, _usage, _config, %{node: _state}), do: {nil, waiting}
 
   defp find({id, waiter, rest}, waiting, usage, config, behind) do
-    case lacks(waiter, usage, config, behind) do
-      nil ->
-        remove(waiting, id)
-
-      state ->
-        waiting = note(waiting, id, waiter, state)
-        behind = Map.put_new(behind, state.scope, state)
-        find(:gb_trees.next(rest), waiting, usage, config, behind)
+    with nil <- Limits.never(usage, waiter.scopes, waiter.bytes, config),
+         %{} = state <- lacks(waiter, usage, config, behind) do
+      waiting = note(waiting, id, waiter, state)
+      behind = Map.put_new(behind, state.scope, state)
+      find(:gb_trees.next(rest), waiting, usage, config, behind)
+    else
+      _room_or_never -> remove(waiting, id)
     end
   end
 

@@ -22,6 +22,9 @@ defmodule Snakepit.SharedMemory.Writers do
 
   @table :snakepit_shm_writers
 
+  # Who does not want to wait for others still waits for the queue's own answer.
+  @answer_ms 100
+
   @type kind :: :held | :taken | :asking
   @type row :: {Target.key(), pid(), reference(), Native.writer() | pid(), kind()}
 
@@ -41,16 +44,24 @@ defmodule Snakepit.SharedMemory.Writers do
     ArgumentError -> nil
   end
 
-  @doc "Gives back what processes of this VM took over from outside, when the application ends."
-  @spec give_back_all() :: :ok
-  def give_back_all, do: @table |> :ets.tab2list() |> Enum.each(&give_back/1)
+  @doc "Those who had a right when they ended; the queue is about to take it back."
+  @spec left_behind() :: [row()]
+  def left_behind do
+    for {_, pid, _, _, _} = row <- :ets.tab2list(@table), not Process.alive?(pid), do: row
+  rescue
+    ArgumentError -> []
+  end
+
+  @doc "All who have a right, or ask for one."
+  @spec all() :: [row()]
+  def all, do: :ets.tab2list(@table)
 
   # -- client ---------------------------------------------------------------------------------
 
   def start_link(opts), do: GenServer.start_link(__MODULE__, opts, name: __MODULE__)
 
   @doc """
-  Waits for the right to write until `timeout`. `writer` is that of a mapping, or nil for the
+  Waits for the right to write until `timeout`; with 0 it is had at once, or not. `writer` is that of a mapping, or nil for the
   region of that name; `ref` is the caller's, to give it back by.
   """
   @spec acquire(Target.t(), Native.writer() | nil, reference(), non_neg_integer(), atom()) ::
@@ -59,10 +70,10 @@ defmodule Snakepit.SharedMemory.Writers do
           | {:timeout, row() | nil}
           | {:ended, term()}
   def acquire(target, writer, ref, timeout, operation) do
-    deadline = System.monotonic_time(:millisecond) + timeout
+    deadline = if timeout > 0, do: now() + timeout, else: :at_once
     message = {:acquire, target, writer, ref, deadline, operation}
 
-    case Call.request(__MODULE__, message, timeout) do
+    case Call.request(__MODULE__, message, if(timeout > 0, do: timeout, else: @answer_ms)) do
       {:ok, answer} ->
         answer
 
@@ -81,13 +92,10 @@ defmodule Snakepit.SharedMemory.Writers do
     GenServer.cast(__MODULE__, {:released, key, ref})
   end
 
-  defp give_back({key, pid, ref, what, kind}) do
-    case kind do
-      :held -> Native.free_writer(what, pid)
-      :taken -> Native.release(what)
-      :asking -> send(what, :stop)
-    end
-
+  @doc "Takes a right back. Its row goes in the end."
+  @spec give_back(row()) :: :ok
+  def give_back({key, pid, ref, what, kind}) do
+    undo(kind, what, pid)
     # Only this row: another's may have its place by now.
     :ets.select_delete(@table, [{{key, pid, ref, :_, :_}, [], [true]}])
     :ok
@@ -95,6 +103,19 @@ defmodule Snakepit.SharedMemory.Writers do
     # The application has ended, and its tables with it.
     ArgumentError -> :ok
   end
+
+  # The row goes whatever comes of it, or nobody would ever get the right again.
+  defp undo(kind, what, pid) do
+    case kind do
+      :held -> Native.free_writer(what, pid)
+      :taken -> Native.release(what)
+      :asking -> send(what, :stop)
+    end
+  rescue
+    ArgumentError -> :ok
+  end
+
+  defp now, do: System.monotonic_time(:millisecond)
 
   # -- server ---------------------------------------------------------------------------------
 
@@ -126,7 +147,7 @@ defmodule Snakepit.SharedMemory.Writers do
         {pid, _} = from,
         state
       )
-      when is_reference(ref) and is_integer(deadline) do
+      when is_reference(ref) and (is_integer(deadline) or deadline == :at_once) do
     waiter = %{
       target: target,
       writer: writer,
@@ -137,9 +158,15 @@ defmodule Snakepit.SharedMemory.Writers do
       operation: operation
     }
 
-    queue = Map.get(state.queues, target.key, :queue.new())
-    state = put_in(state.queues[target.key], :queue.in(waiter, queue))
-    {:noreply, state |> watch(target.key, pid, ref) |> serve(target.key)}
+    holder = holder(target.key)
+
+    if deadline == :at_once and (holder != nil or Map.has_key?(state.queues, target.key)) do
+      {:reply, {:timeout, holder}, state}
+    else
+      queue = Map.get(state.queues, target.key, :queue.new())
+      state = put_in(state.queues[target.key], :queue.in(waiter, queue))
+      {:noreply, state |> watch(target.key, pid, ref) |> serve(target.key)}
+    end
   end
 
   # A job has the writer of another OS process, or could not get it.
@@ -165,11 +192,16 @@ defmodule Snakepit.SharedMemory.Writers do
   def handle_cast(message, state), do: handle_info(message, state)
 
   @impl true
-  def handle_info({{:ended, key, ref}, _monitor, :process, _pid, _reason}, state) do
-    {:noreply, forget(state, key, ref)}
+  def handle_info({{:ended, key, ref}, monitor, :process, _pid, _reason} = message, state) do
+    case state.watched do
+      %{^ref => ^monitor} -> {:noreply, forget(state, key, ref)}
+      _ -> unexpected(message, state)
+    end
   end
 
-  def handle_info(message, state) do
+  def handle_info(message, state), do: unexpected(message, state)
+
+  defp unexpected(message, state) do
     Logger.warning("shared memory writers: unexpected message: #{inspect(message, limit: 5)}")
     {:noreply, state}
   end
@@ -234,11 +266,12 @@ defmodule Snakepit.SharedMemory.Writers do
     case writer(waiter) do
       {:ok, writer} ->
         insert(waiter, writer, :held)
-        held(Native.hold_writer(writer, waiter.pid), writer, :held, waiter, state)
+        held(hold(writer, waiter.pid), writer, :held, waiter, state)
 
       :elsewhere ->
-        segment = Target.native(waiter.target)
-        {:ok, job} = Jobs.take_over(self(), waiter.ref, segment, waiter.deadline)
+        %{ref: ref, target: %{key: key} = target} = waiter
+        taken? = fn -> match?({_key, _pid, ^ref, _writer, :taken}, holder(key)) end
+        {:ok, job} = Jobs.take_over(self(), ref, Target.native(target), deadline(waiter), taken?)
         insert(waiter, job, :asking)
         put_in(state.asking[waiter.ref], waiter)
 
@@ -246,6 +279,9 @@ defmodule Snakepit.SharedMemory.Writers do
         refuse(state, waiter, error)
     end
   end
+
+  defp deadline(%{deadline: :at_once}), do: now()
+  defp deadline(%{deadline: deadline}), do: deadline
 
   defp writer(%{writer: nil} = waiter) do
     case Table.region(waiter.target.key) do
@@ -261,6 +297,13 @@ defmodule Snakepit.SharedMemory.Writers do
     :ets.insert(@table, {waiter.target.key, waiter.pid, waiter.ref, what, kind})
   end
 
+  defp hold(writer, pid) do
+    Native.hold_writer(writer, pid)
+  rescue
+    # Callers have looked at it; this process must not end of one that is none.
+    ArgumentError -> {:error, {:invalid_argument, "not a writer", nil, "pass a region's id"}}
+  end
+
   defp held({:ok, :ok}, writer, kind, waiter, state) do
     GenServer.reply(waiter.from, {:ok, writer, kind})
     state
@@ -272,7 +315,7 @@ defmodule Snakepit.SharedMemory.Writers do
 
   defp taken({:ok, writer}, waiter, state) do
     insert(waiter, writer, :taken)
-    {:accepted, held(Native.hold_writer(writer, waiter.pid), writer, :taken, waiter, state)}
+    {:accepted, held(hold(writer, waiter.pid), writer, :taken, waiter, state)}
   end
 
   defp taken({:error, failure}, waiter, state) do

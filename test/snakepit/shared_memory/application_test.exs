@@ -166,6 +166,39 @@ defmodule Snakepit.SharedMemory.ApplicationTest do
     Enum.each(owners, &kill/1)
   end
 
+  test "a stop with bad rows in its tables gives back all others", %{place: place, dir: dir} do
+    for n <- 1..20 do
+      id = SharedMemory.allocate_region!(4096, [name: "r#{n}"] ++ place)
+      SharedMemory.map_region!(id, place)
+    end
+
+    {:ok, writer} = Native.create(native(place, "foreign"))
+    {:ok, :ok} = Native.release(writer)
+    SharedMemory.map_region!("foreign", [access_mode: :read_write] ++ place)
+    none = make_ref()
+
+    for n <- 1..20 do
+      :ets.insert(:persistent_term.get(:snakepit_shm_regions), {"bad#{n}", none, none})
+      :ets.insert(:snakepit_shm_records, {"bad#{n}", :bad})
+      :ets.insert(:snakepit_shm_mappings, {make_ref(), "bad", self(), none, nil, nil})
+      :ets.insert(:snakepit_shm_mappings, {make_ref(), :bad})
+      :ets.insert(:snakepit_shm_writers, {"bad#{n}", self(), none, none, :held})
+      :ets.insert(:snakepit_shm_writers, {"worse#{n}"})
+    end
+
+    log = capture_log(fn -> :ok = Application.stop(:snakepit_shared_memory) end)
+
+    try do
+      assert log =~ "could not give back"
+      assert {:ok, writer} = Native.attach_writer(native(place, "foreign"))
+      {:ok, :ok} = Native.discard(writer)
+      assert TestDir.leftovers(dir) == []
+      assert mappings(dir) |> Enum.reject(&(&1 =~ ".participants")) == []
+    after
+      {:ok, _} = Application.ensure_all_started(:snakepit_shared_memory)
+    end
+  end
+
   test "the VM is registered while it runs, not anew for each region, and not after", %{dir: dir} do
     table = fn -> dir |> Path.join("registered.participants") |> File.read!() end
 

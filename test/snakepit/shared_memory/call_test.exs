@@ -96,6 +96,11 @@ defmodule Snakepit.SharedMemory.CallTest do
     assert {:error, {:ended, :killed}} = Task.await(waiter)
   end
 
+  test "R6.4 longer than a timer of the VM can wait", %{server: server} do
+    assert Call.request(server, :now, 60 * 24 * 60 * 60 * 1000) == {:ok, {:did, :now}}
+    assert Call.request(server, :now, :infinity) == {:ok, {:did, :now}}
+  end
+
   test "a flag that is none is not taken" do
     for flag <- [nil, make_ref(), 1, :counters.new(1, [])], do: refute(Call.take(flag))
   end

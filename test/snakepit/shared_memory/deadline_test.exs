@@ -81,7 +81,7 @@ defmodule Snakepit.SharedMemory.DeadlineTest do
                SharedMemory.allocate_region(4096, [name: "slow"] ++ place)
 
       assert error.message =~ "given up"
-      # The registry waits for the supervisor of the jobs; it has not even looked at this.
+      # The registry waits for the supervisor of the jobs, for a while; it has not looked at this.
       assert code(SharedMemory.allocate_region(4096, place)) == :timeout
     end)
 
@@ -94,6 +94,53 @@ defmodule Snakepit.SharedMemory.DeadlineTest do
     assert {:ok, "slow"} = SharedMemory.allocate_region(4096, [name: "slow"] ++ place)
     assert SharedMemory.get_region_info!("slow", place).owner_pid == self()
     SharedMemory.deallocate_region!("slow", place)
+  end
+
+  test "R6.4 a registry that is away: calls wait no longer than they are allowed", context do
+    %{place: place} = context
+    id = SharedMemory.allocate_region!(4096, place)
+    region = SharedMemory.map_region!(id, place)
+    supervisor = Snakepit.SharedMemory.Supervisor
+
+    suspended(supervisor, fn ->
+      kill(Process.whereis(Registry))
+      started = System.monotonic_time(:millisecond)
+
+      for call <- [
+            fn -> SharedMemory.allocate_region(4096, place) end,
+            fn -> SharedMemory.deallocate_region(id, place) end,
+            fn -> SharedMemory.unmap_region(region) end
+          ] do
+        assert {:error, %Error{code: :timeout} = error} = call.()
+        assert error.message =~ "within 40 ms"
+      end
+
+      # Much less than the ten seconds that a registry may take to be back.
+      assert System.monotonic_time(:millisecond) - started < 5_000
+    end)
+
+    assert {:ok, ^id} = SharedMemory.unmap_region(region)
+    assert {:ok, ^id} = SharedMemory.deallocate_region(id, place)
+  end
+
+  test "R6.4 a suspended supervisor of the jobs: the registry does not wait for it for ever",
+       context do
+    %{place: place, dir: dir} = context
+    :sys.suspend(Jobs.Supervisor)
+
+    try do
+      assert {:ok, id} = SharedMemory.allocate_region(4096, place)
+      assert {:ok, 2} = SharedMemory.write(id, "here", place)
+      assert {:ok, ^id} = SharedMemory.deallocate_region(id, place)
+    after
+      :sys.resume(Jobs.Supervisor)
+    end
+
+    # What it begins now has been done already.
+    assert eventually(fn -> Task.Supervisor.children(Jobs.Supervisor) == [] end)
+    assert TestDir.leftovers(dir) == []
+    assert consistent?()
+    no_message()
   end
 
   test "a creation that was done just too late is undone, and no other of that name", context do

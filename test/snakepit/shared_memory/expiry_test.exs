@@ -2,7 +2,7 @@ defmodule Snakepit.SharedMemory.ExpiryTest do
   # Changes the default timeout for the whole application, and kills what watches it.
   use Snakepit.SharedMemory.Case, async: false
 
-  alias Snakepit.SharedMemory.{Expiry, Foreign, Listener, Registry}
+  alias Snakepit.SharedMemory.{Expiry, Foreign, Listener, ReferenceCounter, Registry}
 
   defp ids(place), do: Enum.map(SharedMemory.list_regions!(place), & &1.id)
 
@@ -72,5 +72,142 @@ defmodule Snakepit.SharedMemory.ExpiryTest do
     assert Registry.drop_reader(key)
     assert Registry.expire(key, {:idle, token, 0}) == :removed
     assert eventually(fn -> ids(place) == [] end)
+  end
+
+  defp key(id, place), do: {place[:dir], place[:namespace], id}
+  defp grace(id, place), do: :sys.get_state(Expiry).graces[key(id, place)]
+
+  defp marked(place, name) do
+    options = [name: name, cleanup_policy: :reference_counted] ++ place
+    SharedMemory.allocate_region!(4096, options)
+    {:ok, 0} = ReferenceCounter.decrement(name, self(), place)
+    assert eventually(fn -> grace(name, place) != nil end)
+    name
+  end
+
+  test "R3.4 what is read by its handle is used, and what somebody has the right to write",
+       context do
+    %{place: place} = context
+    handle = SharedMemory.share!("value", [name: "read", timeout: 100] ++ place)
+    SharedMemory.allocate_region!(4096, [name: "held", timeout: 100] ++ place)
+    SharedMemory.allocate_region!(4096, [name: "idle", timeout: 400] ++ place)
+
+    SharedMemory.with_writer!("held", place, fn region ->
+      # Four times as long as these two may be idle.
+      assert eventually(fn ->
+               assert {:ok, "value"} = SharedMemory.read(handle, dir: place[:dir])
+               ids(place) == ["held", "read"]
+             end)
+
+      assert {:ok, 2} = SharedMemory.write(region, "here")
+      assert %{views: views, access_count: count} = SharedMemory.get_region_info!("read", place)
+      assert views > 1 and count > views
+    end)
+
+    assert eventually(fn -> ids(place) == [] end)
+  end
+
+  test "R3.3 a mark is not forgotten because the registry was slow", %{place: place} do
+    with_config([reference_grace: 50, call_timeout: 50], fn ->
+      id = marked(place, "slow")
+      first = grace(id, place)
+      :sys.suspend(Registry)
+
+      try do
+        # Until the registry has been asked in vain, twice.
+        for _ <- 1..2, reduce: first do
+          %{timer: before} ->
+            assert eventually(fn -> grace(id, place).timer != before end)
+            grace(id, place)
+        end
+      after
+        :sys.resume(Registry)
+      end
+
+      assert eventually(fn -> ids(place) == [] end)
+      assert eventually(fn -> grace(id, place) == nil end)
+    end)
+  end
+
+  test "R14.5 the grace that runs is the one of now", %{place: place} do
+    with_config([reference_grace: 3_600_000], fn ->
+      marked(place, "goes")
+      SharedMemory.reconfigure!(reference_grace: 10)
+      assert eventually(fn -> ids(place) == [] end)
+
+      SharedMemory.reconfigure!(reference_grace: 300)
+      marked(place, "stays")
+      SharedMemory.reconfigure!(reference_grace: 3_600_000)
+      assert :erlang.read_timer(grace("stays", place).timer) > 3_000_000
+      SharedMemory.reconfigure!(reference_grace: 10)
+      assert eventually(fn -> ids(place) == [] end)
+    end)
+  end
+
+  test "R14.5 the default timeout of now is that of regions that name none", %{place: place} do
+    with_config([default_timeout: 3_600_000], fn ->
+      SharedMemory.allocate_region!(4096, [name: "own", timeout: 7_200_000] ++ place)
+      SharedMemory.allocate_region!(4096, [name: "default"] ++ place)
+      timeout = fn id -> SharedMemory.get_region_info!(id, place).timeout end
+      seen? = fn id -> Map.has_key?(:sys.get_state(Expiry).seen, key(id, place)) end
+      assert eventually(fn -> seen?.("default") end)
+
+      SharedMemory.reconfigure!(default_timeout: nil)
+      assert {timeout.("own"), timeout.("default")} == {7_200_000, nil}
+      SharedMemory.reconfigure!(default_timeout: 7_200_000)
+      assert timeout.("default") == 7_200_000
+      assert seen?.("default")
+
+      kill(Process.whereis(Registry))
+      SharedMemory.reconfigure!(default_timeout: 30)
+      assert eventually(fn -> ids(place) == ["own"] end)
+      SharedMemory.deallocate_region!("own", place)
+    end)
+  end
+
+  test "R14.5 the sessions are looked at by the interval of now" do
+    with_config([cleanup_interval: 3_600_000], fn ->
+      left = fn -> :erlang.read_timer(:sys.get_state(Expiry).timer) end
+      assert left.() > 3_000_000
+      SharedMemory.reconfigure!(cleanup_interval: 60_000)
+      assert left.() <= 60_000
+    end)
+  end
+
+  test "a region is not idle for as long as an earlier one of its name was", %{place: place} do
+    options = [name: "again", timeout: 3_600_000] ++ place
+    SharedMemory.allocate_region!(4096, options)
+    key = key("again", place)
+    assert eventually(fn -> Map.has_key?(:sys.get_state(Expiry).seen, key) end)
+    :sys.replace_state(Expiry, &update_in(&1.seen[key].since, fn since -> since - 7_200_000 end))
+    SharedMemory.deallocate_region!("again", place)
+    SharedMemory.allocate_region!(4096, options)
+    now = System.monotonic_time(:millisecond)
+    assert eventually(fn -> :sys.get_state(Expiry).seen[key].since > now - 60_000 end)
+    assert ids(place) == ["again"]
+    SharedMemory.deallocate_region!("again", place)
+  end
+
+  test "messages that only look like its timers remove nothing", %{place: place} do
+    id = SharedMemory.allocate_region!(4096, [name: "live", timeout: 3_600_000] ++ place)
+    key = key(id, place)
+    assert eventually(fn -> Map.has_key?(:sys.get_state(Expiry).seen, key) end)
+
+    for message <- [
+          {:grace, key, nil, false},
+          {:idle, key, make_ref()},
+          :sessions,
+          {:timeout, make_ref(), {:grace, key}},
+          {:timeout, nil, {:grace, key}},
+          {:timeout, nil, {:idle, key}},
+          {:timeout, nil, :sessions}
+        ] do
+      send(Expiry, message)
+    end
+
+    before = :sys.get_state(Expiry)
+    assert before.sweep == nil
+    assert ids(place) == [id]
+    SharedMemory.deallocate_region!(id, place)
   end
 end

@@ -103,7 +103,7 @@ defmodule Snakepit.SharedMemory.HealthTest do
       id = SharedMemory.allocate_region!(4096, place)
       region = SharedMemory.map_region!(id, place)
       ref = make_ref()
-      Table.put_mapping({ref, key(id, place), self(), region.reader, nil})
+      Table.put_mapping({ref, key(id, place), self(), region.reader, nil, nil})
       assert [finding] = findings(place, :bookkeeping)
       assert finding.message =~ "mappings and the processes"
       assert finding.evidence.only_first == [{self(), ref, key(id, place)}]
@@ -154,7 +154,8 @@ defmodule Snakepit.SharedMemory.HealthTest do
 
     test "mapped here, and no reader there", %{id: id, place: place} do
       ref = make_ref()
-      :ets.insert(:snakepit_shm_mappings, {ref, key(id, place), self(), nil, nil})
+      {:ok, %{token: token}} = Table.record(key(id, place))
+      :ets.insert(:snakepit_shm_mappings, {ref, key(id, place), self(), nil, nil, token})
       assert [%{message: message, evidence: %{mappings: 1}}] = findings(place, :segments)
       assert message =~ "table of readers is empty"
       :ets.delete(:snakepit_shm_mappings, ref)

@@ -160,6 +160,13 @@ defmodule Snakepit.SharedMemory.HistoryTest do
     assert History.rows(200_000) == 4
   end
 
+  test "R7.5 asking for the table's size suspends nobody, however busy the schedulers are" do
+    # The registry asks at each change. A counter spread over the schedulers answers when each has
+    # had its turn: milliseconds, where looking takes microseconds.
+    refute :ets.info(:snakepit_shm_history, :decentralized_counters)
+    refute :ets.info(:snakepit_shm_records, :decentralized_counters)
+  end
+
   test "what is no region", %{place: place} do
     assert code(SharedMemory.history("nobody", place)) == :not_found
     assert code(SharedMemory.history(nil, place)) == :invalid_argument

@@ -162,14 +162,82 @@ defmodule Snakepit.SharedMemory.LimitsEnforcedTest do
     end)
   end
 
-  test "throttled: a crash of the registry is answered", %{place: place} do
+  test "R2.5 throttled: who waits goes on waiting when the registry is killed", %{place: place} do
     with_config([max_regions: 1, on_limit: {:throttle, 3_600_000}], fn ->
+      held = SharedMemory.allocate_region!(4096, place)
+      test = self()
+
+      waiter =
+        Task.async(fn ->
+          SharedMemory.allocate_region(4096, [name: "waited", owner: test] ++ place)
+        end)
+
+      for _ <- 1..3 do
+        assert eventually(fn -> waiting() == 1 end)
+        kill(Process.whereis(Registry))
+        assert eventually(fn -> Process.whereis(Registry) != nil end)
+      end
+
+      assert eventually(fn -> waiting() == 1 end)
+      SharedMemory.deallocate_region!(held, place)
+      assert Task.await(waiter, 30_000) == {:ok, "waited"}
+      assert waiting() == 0
+    end)
+  end
+
+  test "R2.5 throttled: waiting ends in time, however often the registry is killed", context do
+    %{place: place} = context
+
+    with_config([max_regions: 1, on_limit: {:throttle, 300}], fn ->
       SharedMemory.allocate_region!(4096, place)
       waiter = Task.async(fn -> SharedMemory.allocate_region(4096, place) end)
       assert eventually(fn -> waiting() == 1 end)
       kill(Process.whereis(Registry))
-      assert {:error, %Error{code: :closed, remedy: remedy}} = Task.await(waiter)
-      assert remedy =~ "call again"
+      assert {:error, %Error{code: :resource_exhausted} = error} = Task.await(waiter, 30_000)
+      assert error.message =~ "waited 300 ms"
+    end)
+  end
+
+  test "R2.5 throttled: one that can never fit is in nobody's way", %{place: place} do
+    limits = [max_regions: 2, max_memory_per_process: 65_536]
+
+    with_config(limits ++ [on_limit: {:throttle, 3_600_000}], fn ->
+      options = [slots: 1] ++ place
+      [one, two] = for _ <- 1..2, do: SharedMemory.allocate_region!(4096, options)
+
+      # There is no room for a third, but that is not all that stands against it.
+      assert {:error, error} = SharedMemory.allocate_region(1_048_576, options)
+      assert error.message =~ ":max_memory_per_process"
+      assert waiting() == 0
+
+      # With limits that are lowered, those who can never fit by then do not wait either.
+      large = Task.async(fn -> SharedMemory.allocate_region(32_768, options) end)
+      assert eventually(fn -> waiting() == 1 end)
+      small = Task.async(fn -> SharedMemory.allocate_region(4096, options) end)
+      assert eventually(fn -> waiting() == 2 end)
+      SharedMemory.reconfigure!(max_memory_per_process: 16_384)
+      assert {:error, error} = Task.await(large, 30_000)
+      assert error.message =~ ":max_memory_per_process"
+      assert eventually(fn -> waiting() == 1 end)
+
+      for id <- [one, two], do: SharedMemory.deallocate_region!(id, place)
+      assert {:ok, _} = Task.await(small, 30_000)
+    end)
+  end
+
+  test "R9.5 usage that goes up and down around the line is said once", %{place: place} do
+    with_config([max_regions: 10], fn ->
+      log =
+        ExUnit.CaptureLog.capture_log(fn ->
+          options = [slots: 1] ++ place
+          for _ <- 1..7, do: SharedMemory.allocate_region!(4096, options)
+
+          for _ <- 1..20 do
+            SharedMemory.deallocate_region!(SharedMemory.allocate_region!(4096, options), place)
+          end
+        end)
+
+      assert length(String.split(log, "limit :max_regions")) == 2
     end)
   end
 

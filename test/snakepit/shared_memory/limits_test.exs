@@ -1,7 +1,7 @@
 defmodule Snakepit.SharedMemory.LimitsTest do
   use ExUnit.Case, async: true
 
-  alias Snakepit.SharedMemory.{Config, Limits, Waiting}
+  alias Snakepit.SharedMemory.{Alerts, Config, Limits, Waiting}
 
   # The pid is only a name here.
   defp record(owner, session, bytes) do
@@ -99,6 +99,29 @@ defmodule Snakepit.SharedMemory.LimitsTest do
     assert {_usage, [{8, 10}]} = add.(usage)
   end
 
+  test "R9.5 a limit that is near is said again when it was well below, and after a pause" do
+    near = fn used ->
+      %{limit: :max_regions, scope: :node, unit: :regions, used: used, maximum: 10}
+    end
+
+    assert {[%{used: 8}], alerts} = Alerts.due(Alerts.new(), [near.(8)], 0)
+    # Not well below.
+    alerts = Alerts.eased(alerts, [near.(7)])
+    assert {[], alerts} = Alerts.due(alerts, [near.(8)], 20_000)
+    # Well below, but just now said.
+    alerts = Alerts.eased(alerts, [near.(6)])
+    alerts = Alerts.eased(alerts, [near.(7)])
+    assert {[], alerts} = Alerts.due(alerts, [near.(8)], 9_999)
+    assert {[%{used: 9}], alerts} = Alerts.due(alerts, [near.(9)], 10_000)
+    # Each scope and limit by itself.
+    other = %{near.(8) | scope: {:session, "s"}}
+    assert {[^other], alerts} = Alerts.due(alerts, [near.(8), other], 10_001)
+    # What may be said again is not kept.
+    alerts = Alerts.eased(alerts, [near.(0), %{other | used: 0}])
+    assert {[], alerts} = Alerts.due(alerts, [], 30_000)
+    assert alerts == Alerts.new()
+  end
+
   test "a recommendation names the limit, what is held and what to do" do
     state = %{limit: :max_regions, scope: :node, unit: :regions, used: 80, maximum: 100}
     assert Limits.recommendation(state) =~ "80 of 100 regions are in use"
@@ -135,6 +158,20 @@ defmodule Snakepit.SharedMemory.LimitsTest do
       assert {%{name: :small}, waiting} = Waiting.next(waiting, usage, config)
       assert {nil, waiting} = Waiting.next(waiting, usage, config)
       assert {Waiting.size(waiting), Waiting.ahead(waiting, [:node])} == {0, nil}
+    end
+
+    test "R2.5 one that can never fit is taken out, whatever it lacks now" do
+      config = config(max_total_memory: 40_960, max_regions: 1)
+      usage = Limits.add(Limits.new(), [:node], 4096)
+      state = full(usage, [:node], 45_056, config)
+      assert state.limit == :max_regions
+      assert %{limit: :max_total_memory} = Limits.never(usage, [:node], 45_056, config)
+      assert Limits.never(usage, [:node], 40_960, config) == nil
+      {_, waiting} = Waiting.add(Waiting.new(), waiter(:never, [:node], 45_056, state))
+      {_, waiting} = Waiting.add(waiting, waiter(:small, [:node], 4096, state))
+      assert {%{name: :never}, waiting} = Waiting.next(waiting, usage, config)
+      assert {nil, waiting} = Waiting.next(waiting, usage, config)
+      assert {%{name: :small}, _} = Waiting.next(waiting, Limits.new(), config)
     end
 
     test "who waits for room of a session is in the way of that session only" do

@@ -309,4 +309,79 @@ defmodule Snakepit.SharedMemory.ReferenceCounterTest do
       assert eventually(fn -> gone?(id, place) end)
     end)
   end
+
+  describe "R3.1 references and mappings of a region that has gone" do
+    defp rows do
+      for table <- [:snakepit_shm_references, :snakepit_shm_counts, :snakepit_shm_history],
+          do: :ets.info(table, :size)
+    end
+
+    test "nothing is kept of them", %{place: place} do
+      assert eventually(fn -> rows() == [0, 0, 0] end)
+
+      for _ <- 1..20 do
+        id = SharedMemory.allocate_region!(4096, place)
+        assert {:ok, 2} = ReferenceCounter.increment(id, self(), place)
+        assert {:ok, 3} = ReferenceCounter.increment(id, make_ref(), place)
+        SharedMemory.deallocate_region!(id, place)
+        assert code(ReferenceCounter.decrement(id, self(), place)) == :not_found
+      end
+
+      assert rows() == [0, 0, 0]
+      refute Map.has_key?(:sys.get_state(Registry).ledger.processes, self())
+
+      # Nor of a mapping that outlives it, and its process.
+      {_id, holder} =
+        in_process(fn ->
+          id = SharedMemory.allocate_region!(4096, place)
+          SharedMemory.map_region!(id, place)
+          {:ok, _} = ReferenceCounter.increment(id, self(), place)
+          SharedMemory.deallocate_region!(id, place)
+        end)
+
+      kill(holder)
+      assert eventually(fn -> rows() == [0, 0, 0] end)
+    end
+
+    test "they do not count for a later one of the name, which ends by itself", context do
+      %{place: place, dir: dir} = context
+
+      with_config([reference_grace: 20], fn ->
+        options = [name: "again", cleanup_policy: :reference_counted] ++ place
+        SharedMemory.allocate_region!(4096, options)
+        {:ok, _} = ReferenceCounter.increment("again", self(), place)
+        region = SharedMemory.map_region!("again", place)
+        SharedMemory.deallocate_region!("again", place)
+
+        {{:ok, 1}, owner} =
+          in_process(fn ->
+            SharedMemory.allocate_region!(4096, options)
+            ReferenceCounter.get_count("again", place)
+          end)
+
+        assert {:ok, [%{kind: :owner}]} = ReferenceCounter.get_references("again", place)
+        assert %{reference_count: 1} = SharedMemory.get_region_info!("again", place)
+        {:ok, audit} = Registry.audit(30_000)
+        assert Snakepit.SharedMemory.Health.Bookkeeping.check({:ok, audit}) == []
+        kill(owner)
+        assert eventually(fn -> TestDir.leftovers(dir) == [] end)
+        assert {:ok, "again"} = SharedMemory.unmap_region(region)
+      end)
+    end
+
+    test "unmapping one leaves the count of the later one alone", %{place: place} do
+      SharedMemory.allocate_region!(4096, [name: "again"] ++ place)
+      old = SharedMemory.map_region!("again", place)
+      SharedMemory.deallocate_region!("again", place)
+      SharedMemory.allocate_region!(4096, [name: "again"] ++ place)
+      new = SharedMemory.map_region!("again", place)
+      assert %{reference_count: 2} = SharedMemory.get_region_info!("again", place)
+      SharedMemory.unmap_region!(old)
+      assert %{reference_count: 2} = SharedMemory.get_region_info!("again", place)
+      # Nor is it in its history.
+      changes = for change <- SharedMemory.history!("again", place), do: change.operation
+      assert changes == [:allocate, :map]
+      SharedMemory.unmap_region!(new)
+    end
+  end
 end

@@ -28,6 +28,7 @@ defmodule Snakepit.SharedMemory.StrangersTest do
   @like_ours %{
     Registry => [
       {:allocate, :a, :b, :c},
+      {:allocate, :a, :b, :c, :d},
       {:deallocate, "good", :x},
       {:map, :ref, "good", :nobody, nil, nil, false},
       {:map, 1, 2, 3, 4, 5, 6},
@@ -37,6 +38,7 @@ defmodule Snakepit.SharedMemory.StrangersTest do
       {:reconfigure, :other}
     ],
     Janitor => [{:reconfigure, :other}],
+    Expiry => [{:reconfigure, :other}],
     Writers => [{:acquire, "good", nil, 1, 2, 3}, {:acquire, 1, 2, 3, 4, 5}]
   }
 
@@ -48,7 +50,9 @@ defmodule Snakepit.SharedMemory.StrangersTest do
       {:snakepit_shm, :reaper, {:swept, %{removed: [], corrupted: nil}}}
     ],
     Health.Monitor => [{:interval, "often"}, {:interval, -1}],
-    Registry => [{:waited, :for, :nothing}]
+    Registry => [{:waited, :for, :nothing}, {:waited, 0}, {:abandon, "good", nil}],
+    Expiry => [{:grace, "good", nil, false}, {:idle, "good", nil}, :sessions],
+    Writers => [{{:ended, "good", nil}, nil, :process, nil, nil}]
   }
 
   test "the list is of every process that the application supervises" do
@@ -113,8 +117,21 @@ defmodule Snakepit.SharedMemory.StrangersTest do
   # processes.
   defp quiet(pid) do
     case :sys.get_state(pid) do
-      %{} = state -> Map.drop(state, [:timer, :sweep, :seen, :status, :ledger, :jobs, :monitors])
-      _timer_or_membership -> :no_map
+      %{} = state ->
+        Map.drop(state, [
+          :timer,
+          :sweep,
+          :seen,
+          :graces,
+          :status,
+          :ledger,
+          :jobs,
+          :monitors,
+          :told
+        ])
+
+      _timer_or_membership ->
+        :no_map
     end
   end
 

@@ -264,6 +264,65 @@ defmodule Snakepit.SharedMemory.WritersTest do
     assert Process.whereis(Writers) == queue
   end
 
+  test "R6.3 a writer that is none locks nobody out, and ends no queue", %{id: id, place: place} do
+    queue = Process.whereis(Writers)
+    region = SharedMemory.map_region!(id, place)
+    test = self()
+
+    for made_up <- [%{region | writer: make_ref(), reader: make_ref()}, %{region | writer: test}] do
+      assert code(SharedMemory.with_writer(made_up, fn _ -> 1 end)) == :invalid_argument
+    end
+
+    # Nor one that somebody asks the queue for who has not looked at it.
+    ref = make_ref()
+    target = %Snakepit.SharedMemory.Target{id: id, namespace: "n", dir: "d", key: key(id, place)}
+    assert {:error, error} = Writers.acquire(target, make_ref(), ref, 1_000, :with_writer)
+    assert error.code == :invalid_argument
+    assert Process.whereis(Writers) == queue
+    assert free?(id, place)
+
+    # A row whose writer is none is given back like any other.
+    {_, dead} = in_process(fn -> :ok end)
+    kill(dead)
+    :ets.insert(:snakepit_shm_writers, {key(id, place), dead, make_ref(), make_ref(), :held})
+    assert [%{check: :bookkeeping, evidence: %{pid: ^dead}}] = rights()
+    kill_queue()
+    assert eventually(fn -> free?(id, place) end)
+    assert SharedMemory.with_writer(id, place, fn _ -> :mine end) == {:ok, :mine}
+    assert rights() == []
+  end
+
+  defp rights do
+    findings = SharedMemory.health_check!(timeout: 50).findings
+    Enum.filter(findings, &(&1.message =~ "the right to write"))
+  end
+
+  test "R6.3 timeout: 0 has what is free, and does not wait for what is not", context do
+    %{id: id, place: place} = context
+
+    for _ <- 1..50 do
+      assert SharedMemory.with_writer(id, [timeout: 0] ++ place, fn _ -> :mine end) ==
+               {:ok, :mine}
+    end
+
+    holder = hold(id, place)
+    assert {:error, error} = SharedMemory.with_writer(id, [timeout: 0] ++ place, & &1)
+    assert error.code == :timeout
+    assert error.message =~ inspect(holder)
+    send(holder, {:end, "done"})
+    assert_receive {:out, ^holder}, @patience
+
+    # Of another OS process's region the claim is asked for once.
+    {:ok, writer} = Native.create(native(place, "foreign"))
+    busy = SharedMemory.with_writer("foreign", [timeout: 0] ++ place, & &1)
+    assert code(busy) == :segment_busy
+    {:ok, :ok} = Native.release(writer)
+    assert eventually(fn -> free?("foreign", place) end)
+    assert {:ok, 1} = SharedMemory.with_writer("foreign", [timeout: 0] ++ place, fn _ -> 1 end)
+    {:ok, writer} = Native.attach_writer(native(place, "foreign"))
+    {:ok, :ok} = Native.discard(writer)
+  end
+
   test "it is a span", %{id: id, place: place} do
     Listener.attach(self())
     event = [:snakepit, :shared_memory, :region, :with_writer]
