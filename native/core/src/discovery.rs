@@ -6,6 +6,7 @@
 //! whoever lists once should not pay.) Names are looked up directly, never by listing.
 
 use crate::error::{Result, ShmError};
+use crate::inspect;
 use crate::layout::{SegmentState, publish_word};
 use crate::mapping::{Access, Mapping, SlotWord};
 use crate::meta::Meta;
@@ -102,9 +103,16 @@ struct Seen {
     watch: Option<Watch>,
     /// Fork epoch of the process that watches: a child would take its parent's events.
     epoch: u32,
-    segments: BTreeMap<String, Result<Known>>,
+    segments: BTreeMap<String, Result<Found>>,
     /// Process ids by participant key: a key never means another process.
     pids: HashMap<u64, u32>,
+}
+
+/// A segment that can be attached. Whoever lists once maps nothing: a process has 65,530 mappings, and its
+/// regions may have taken most of them.
+enum Found {
+    Seen(SegmentInfo),
+    Kept(Known),
 }
 
 struct Known {
@@ -212,7 +220,10 @@ impl Seen {
             segments: BTreeMap::new(),
             pids: HashMap::new(),
         };
-        for name in reclaim::names(place)? {
+        let names = reclaim::names(place)?;
+        // Held, so that not each look at a segment joins anew.
+        let _participant = (!names.is_empty()).then(|| participant::join(place).ok());
+        for name in names {
             seen.look(place, &name)?;
         }
         Ok(seen)
@@ -222,8 +233,12 @@ impl Seen {
         let mut infos = Vec::with_capacity(self.segments.len());
         let mut broken = Vec::new();
         for (name, known) in &self.segments {
-            let Ok(known) = known else { continue };
-            match known.info(&mut self.pids, participant) {
+            let info = match known {
+                Ok(Found::Seen(info)) => Ok(info.clone()),
+                Ok(Found::Kept(known)) => known.info(&mut self.pids, participant),
+                Err(_) => continue,
+            };
+            match info {
                 Ok(info) => infos.push(info),
                 Err(error) => broken.push((name.clone(), error)),
             }
@@ -258,15 +273,20 @@ impl Seen {
     /// Looks at one name anew. What is wrong with the segment is remembered; what is wrong with us (no
     /// address space, no descriptors) is an error.
     fn look(&mut self, place: &Place, name: &str) -> Result<()> {
-        match Known::open(place, name) {
+        let found = if self.watch.is_some() {
+            Known::open(place, name).map(Found::Kept)
+        } else {
+            inspect::glance(place, name, &mut self.pids).map(Found::Seen)
+        };
+        match found {
             Err(ShmError::NotFound { .. }) => {
                 self.segments.remove(name);
             }
             Err(error @ (ShmError::ResourceExhausted { .. } | ShmError::Io { .. })) => {
                 return Err(error);
             }
-            known => {
-                self.segments.insert(name.to_owned(), known);
+            found => {
+                self.segments.insert(name.to_owned(), found);
             }
         }
         Ok(())
@@ -348,7 +368,7 @@ impl Known {
     }
 }
 
-fn since_1970(ns: u64) -> SystemTime {
+pub(crate) fn since_1970(ns: u64) -> SystemTime {
     UNIX_EPOCH
         .checked_add(Duration::from_nanos(ns))
         .unwrap_or(UNIX_EPOCH)

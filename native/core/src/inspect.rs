@@ -1,6 +1,7 @@
 //! Looking at a segment without attaching to it: by `pread`, so that a file cut or scribbled on by
 //! others harms nobody who looks.
 
+use crate::discovery::{SegmentInfo, since_1970};
 use crate::error::{Result, ShmError};
 use crate::layout::{
     Geometry, READER_ENTRY, READER_TABLE, SLOT_HEADER, SegmentState, control, flags, header,
@@ -13,10 +14,11 @@ use crate::participant::{self, Participant, ProcessInfo};
 use crate::platform;
 use crate::segment::{corrupted, read_geometry};
 use serde::Serialize;
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 /// Everything that can be seen of a segment from outside.
 ///
@@ -133,6 +135,34 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(std::array::from_fn(|i| bytes[at + i]))
 }
 
+/// Whose a table entry is, when it is anybody's.
+fn reader_key(entry: &[u8]) -> Option<u64> {
+    Some(u64_at(entry, reader_entry::KEY)).filter(|key| *key != 0 && *key != reader_entry::CLEARING)
+}
+
+/// What a list says of a segment, without a mapping of it. `pids` are process ids by participant key.
+pub(crate) fn glance(
+    place: &Place,
+    name: &str,
+    pids: &mut HashMap<u64, u32>,
+) -> Result<SegmentInfo> {
+    let look = match Look::open(place, name) {
+        // The metadata goes first: without its file it is damaged, unless both went just now.
+        Err(ShmError::NotFound { .. }) => {
+            Meta::load(place, name)?;
+            return Err(corrupted(name, "its file is missing"));
+        }
+        look => look?,
+    };
+    if look.geometry.created_ns != look.meta.created_ns {
+        return Err(corrupted(
+            name,
+            "metadata and segment do not belong together",
+        ));
+    }
+    look.info(pids)
+}
+
 impl Look {
     fn open(place: &Place, name: &str) -> Result<Self> {
         let meta = Meta::load(place, name)?;
@@ -200,19 +230,24 @@ impl Look {
         Ok(whole.then(|| (len as usize, u64_at(&bytes, slot::TIMESTAMP))))
     }
 
-    fn readers(&self) -> Vec<ReaderReport> {
+    /// The part of the reader table that has ever been used.
+    fn reader_table(&self) -> Vec<u8> {
         let control: [u8; 8] = self.read(self.geometry.control);
         let high = (u32_at(&control, control::HIGH) as usize).min(self.geometry.max_readers);
         let mut table = vec![0u8; high * READER_ENTRY];
         let at = self.geometry.control + READER_TABLE;
         let _ = platform::read_at(self.file.as_fd(), &mut table, at as u64);
-        let participant = self.participant.as_ref();
         table
+    }
+
+    fn readers(&self) -> Vec<ReaderReport> {
+        let participant = self.participant.as_ref();
+        self.reader_table()
             .chunks_exact(READER_ENTRY)
             .enumerate()
             .filter_map(|(entry, bytes)| {
-                let key = u64_at(bytes, reader_entry::KEY);
-                (key != 0 && key != reader_entry::CLEARING).then(|| ReaderReport {
+                let key = reader_key(bytes)?;
+                Some(ReaderReport {
                     entry,
                     process: participant.and_then(|p| p.describe(key)),
                     alive: participant.map(|p| p.is_alive(key)),
@@ -223,10 +258,42 @@ impl Look {
             .collect()
     }
 
+    /// What a list says, by the same rules as of a segment that is kept mapped.
+    fn info(&self, pids: &mut HashMap<u64, u32>) -> Result<SegmentInfo> {
+        let (version, _slot) = self.published()?;
+        let current = self.current()?;
+        let created_at = self.created_at();
+        let written = current.filter(|(_, at)| *at != 0).and_then(|(_, at)| {
+            let age = Duration::from_nanos(platform::monotonic_ns().saturating_sub(at));
+            SystemTime::now().checked_sub(age)
+        });
+        let key = u64_at(&self.head, header::WRITER);
+        Ok(SegmentInfo {
+            name: self.meta.name.clone(),
+            size: self.geometry.capacity,
+            writer_pid: *pids
+                .entry(key)
+                .or_insert_with(|| self.writer().map_or(0, |process| process.pid)),
+            created_at,
+            last_accessed: written.unwrap_or(created_at),
+            reader_count: self
+                .reader_table()
+                .chunks_exact(READER_ENTRY)
+                .filter_map(reader_key)
+                .count() as u32,
+            namespace: self.meta.namespace.clone(),
+            module: self.meta.module.clone(),
+            file: self.meta.file.clone(),
+            slots: self.geometry.slots,
+            version,
+            generation: self.generation(),
+            state: self.state()?,
+            len: current.map_or(0, |(len, _)| len),
+        })
+    }
+
     fn created_at(&self) -> SystemTime {
-        UNIX_EPOCH
-            .checked_add(Duration::from_nanos(self.geometry.created_ns))
-            .unwrap_or(UNIX_EPOCH)
+        since_1970(self.geometry.created_ns)
     }
 
     fn report(&self) -> Result<SegmentReport> {
