@@ -626,7 +626,8 @@ defmodule Snakepit.SharedMemory do
 
   Options, besides `:namespace` and `:dir`:
 
-    * `:timeout` - milliseconds to wait at most for each of this library's processes. Default: 1,000
+    * `:timeout` - milliseconds that it takes at most; what could not be checked by then is a finding of
+      its own. Default: 5,000
 
       iex> {:ok, report} = Snakepit.SharedMemory.health_check()
       iex> report.status in [:ok, :degraded, :critical]
