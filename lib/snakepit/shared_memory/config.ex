@@ -213,7 +213,8 @@ defmodule Snakepit.SharedMemory.Config do
   # `shm_path` is another name for `dir`, and becomes it.
   defp one_dir(%{platform_options: %{linux: linux} = platforms} = valid, options, operation) do
     {path, linux} = Map.pop(linux, :shm_path)
-    valid = %{valid | platform_options: %{platforms | linux: linux}}
+    path = path && normal(path)
+    valid = %{valid | dir: normal(valid.dir), platform_options: %{platforms | linux: linux}}
 
     cond do
       path == nil or path == valid.dir -> {:ok, valid}
@@ -221,6 +222,10 @@ defmodule Snakepit.SharedMemory.Config do
       true -> {:ok, %{valid | dir: path}}
     end
   end
+
+  # The directory is a part of what regions are known by: it has one spelling. A relative one is
+  # refused later.
+  defp normal(dir), do: if(Path.type(dir) == :absolute, do: Path.expand(dir), else: dir)
 
   defp given?(options, key), do: Enum.any?(options, fn {name, _value} -> name == key end)
 
