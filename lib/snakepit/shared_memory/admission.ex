@@ -178,7 +178,6 @@ defmodule Snakepit.SharedMemory.Admission do
     end
   end
 
-  # Handlers of events are others' code: they run beside the registry, which they may call.
   defp alert(state, _event, []), do: state
 
   defp alert(state, event, limits) do
@@ -189,9 +188,7 @@ defmodule Snakepit.SharedMemory.Admission do
         Logger.warning("shared memory: limit #{inspect(limit.limit)}: #{recommendation}")
       end
 
-      if Telemetry.enabled?() do
-        Jobs.run(fn -> Telemetry.limit(event, limit, recommendation) end)
-      end
+      Telemetry.limit(event, limit, recommendation)
     end
 
     state

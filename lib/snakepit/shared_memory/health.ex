@@ -6,6 +6,7 @@ defmodule Snakepit.SharedMemory.Health do
   |---|---|
   | `:processes` | one of this library's processes is not there, suspended, or does not answer (critical) |
   | `:reaper` | nothing looks after what dead processes leave (warning) |
+  | `:events` | a handler of an event has not returned for five seconds; events wait for it, or are dropped (warning) |
   | `:bookkeeping` | the tables of the registry, and what it counts, contradict one another (critical) |
   | `:segments` | a region of this node is not in shared memory as it should be: gone, damaged, written by somebody else, or mapped here and not known there (critical) |
   | `:orphans` | regions stay that nobody uses, beyond their grace; or corrupted ones (warning) |
@@ -19,6 +20,7 @@ defmodule Snakepit.SharedMemory.Health do
 
   alias Snakepit.SharedMemory.{Bounded, Config, Error, Native, Options, Registry, Target}
   alias Snakepit.SharedMemory.Telemetry
+  alias Snakepit.SharedMemory.Telemetry.Outbox
   alias Snakepit.SharedMemory.Health.{Bookkeeping, Processes, Resources, Segments}
 
   @typedoc "One thing that is not as it should be."
@@ -50,6 +52,7 @@ defmodule Snakepit.SharedMemory.Health do
       {& &1,
        processes: &Processes.check(Snakepit.SharedMemory.Supervisor, &1.patience, &1.asker)},
       {& &1, reaper: &Processes.reaper(Snakepit.SharedMemory.Janitor, &1.patience)},
+      {& &1, events: &Processes.events(Outbox, &1.patience)},
       {&with_facts/1,
        bookkeeping: &Bookkeeping.check(&1.audit),
        segments: &Segments.check(&1.audit, &1.listed, &1.place),

@@ -18,7 +18,7 @@ defmodule Snakepit.SharedMemory.Recorder do
 
   @native [:read, :write]
   @events ~w(allocated deallocated sweeps removed corrupted recovered cleared_readers failed
-             owner_down process_ended)a
+             owner_down process_ended events_dropped)a
 
   @type calls :: %{
           count: non_neg_integer(),

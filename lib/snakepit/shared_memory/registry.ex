@@ -329,17 +329,10 @@ defmodule Snakepit.SharedMemory.Registry do
 
         keys = Map.keys(process.mapped) ++ Enum.map(process.referred, &elem(&1, 0))
         Enum.each(Enum.uniq(keys), &References.check/1)
-        told(pid, length(taken), length(mappings))
+        Telemetry.owner_down(pid, length(taken), length(mappings))
 
         ledger = Enum.reduce(taken, ledger, &Ledger.uncount(&2, elem(&1, 0)))
         %{state | ledger: Enum.reduce(kept, ledger, &Ledger.orphan(&2, &1))}
-    end
-  end
-
-  # Handlers of events are others' code: they run beside the registry, which they may call.
-  defp told(pid, regions, mappings) do
-    if Telemetry.enabled?() do
-      Jobs.run(fn -> Telemetry.owner_down(pid, regions, mappings) end)
     end
   end
 

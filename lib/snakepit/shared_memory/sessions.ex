@@ -16,7 +16,7 @@ defmodule Snakepit.SharedMemory.Sessions do
     with {:ok, %{}} <- Options.validate(opts, [], operation),
          {:ok, %{}} <- check(kind, id, operation),
          {:ok, _config} <- Config.fetch(operation) do
-      {:ok, release_all(kind, id, operation)}
+      {:ok, release_all(kind, id, operation, :call)}
     end
   end
 
@@ -30,7 +30,7 @@ defmodule Snakepit.SharedMemory.Sessions do
     end
   end
 
-  defp release_all(kind, id, operation) do
+  defp release_all(kind, id, operation, source) do
     Table.forget_lease({kind, id})
     records = Table.records(&(Map.fetch!(&1, kind) == id and &1.state == :live))
 
@@ -39,7 +39,7 @@ defmodule Snakepit.SharedMemory.Sessions do
       |> Enum.sort_by(& &1.target.id)
       |> Enum.reduce(%{removed: [], failed: [], bytes: 0}, &remove(&1, &2, operation))
 
-    Telemetry.released(kind, id, report)
+    Telemetry.released(kind, id, report, source)
     %{report | removed: Enum.reverse(report.removed), failed: Enum.reverse(report.failed)}
   end
 
@@ -75,7 +75,7 @@ defmodule Snakepit.SharedMemory.Sessions do
       for {kind, id} <- Table.leases(),
           match?({:ok, _}, Config.fetch(:sweep)),
           state(config, kind, id) == :ended do
-        %{removed: removed} = release_all(kind, id, operation(kind))
+        %{removed: removed} = release_all(kind, id, operation(kind), :sweep)
         Logger.info("shared memory: #{kind} #{id} has ended, #{length(removed)} regions removed")
       end
     end

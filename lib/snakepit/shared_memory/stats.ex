@@ -18,6 +18,7 @@ defmodule Snakepit.SharedMemory.Stats do
     * `:cleanup` - counts: `:sweeps` that found something, what they `:removed`, `:recovered`, saw
       `:corrupted`, `:cleared_readers`; sweeps that `:failed`; owners in this VM and other OS processes that
       ended (`:owner_down`, `:process_ended`)
+    * `:events_dropped` - events of this library's own processes that were not emitted, for a handler hung
     * `:since`, `:last_updated` - `DateTime`
 
   A summary of times is a map of `:count` (calls that succeeded), `:samples` (those that were
@@ -49,6 +50,7 @@ defmodule Snakepit.SharedMemory.Stats do
           bytes_written: non_neg_integer(),
           fragmentation: map(),
           cleanup: %{atom() => non_neg_integer()},
+          events_dropped: non_neg_integer(),
           since: DateTime.t(),
           last_updated: DateTime.t()
         }
@@ -67,6 +69,7 @@ defmodule Snakepit.SharedMemory.Stats do
     :bytes_written,
     :fragmentation,
     :cleanup,
+    :events_dropped,
     :since,
     :last_updated
   ]
@@ -157,7 +160,8 @@ defmodule Snakepit.SharedMemory.Stats do
       bytes_read: operations.read.bytes,
       bytes_written: operations.write.bytes,
       fragmentation: fragmentation(regions),
-      cleanup: Map.drop(events, [:allocated, :deallocated]),
+      cleanup: Map.drop(events, [:allocated, :deallocated, :events_dropped]),
+      events_dropped: events.events_dropped,
       since: since,
       last_updated: now
     }

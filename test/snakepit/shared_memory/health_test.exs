@@ -43,7 +43,7 @@ defmodule Snakepit.SharedMemory.HealthTest do
     assert is_integer(us) and us >= 0
 
     assert Health.checks() ==
-             ~w(processes reaper bookkeeping segments orphans limits space guard)a
+             ~w(processes reaper events bookkeeping segments orphans limits space guard)a
   end
 
   test "bad options" do

@@ -277,7 +277,7 @@ defmodule Snakepit.SharedMemory.StatsTest do
     recorded = %{
       since: now,
       operations: Map.new(names, &{&1, calls}),
-      events: %{allocated: 0, deallocated: 0, sweeps: 0}
+      events: %{allocated: 0, deallocated: 0, events_dropped: 0, sweeps: 0}
     }
 
     stats = Stats.of(recorded, [], now)

@@ -1,6 +1,6 @@
 defmodule Snakepit.SharedMemory.Health.Processes do
   @moduledoc false
-  # The supervised processes are there and answer, and the reaper runs.
+  # The supervised processes are there and answer, the reaper runs, and events are emitted.
   #
   # Each is asked as a debugger would ask it, so that one question fits all; the answer also tells
   # whether it is suspended. Nothing here waits longer than it was told to.
@@ -108,6 +108,26 @@ defmodule Snakepit.SharedMemory.Health.Processes do
       evidence,
       remedy
     )
+  end
+
+  # From here on a handler is slow rather than at work.
+  @slow_ms 5_000
+
+  @spec events(GenServer.server(), timeout()) :: [Health.finding()]
+  def events(outbox, timeout) do
+    case ask(outbox, :status, timeout) do
+      {:ok, %{busy_ms: ms, event: event} = status} when ms >= @slow_ms ->
+        message =
+          "a handler of #{inspect(event)} has not returned for #{ms} ms: #{status.waiting} events " <>
+            "wait, #{status.dropped} were dropped"
+
+        remedy = "have the handler hand its work to a process of its own"
+        [Health.finding(:events, :warning, message, status, remedy)]
+
+      # That it does not answer is told by the check of the processes.
+      _ ->
+        []
+    end
   end
 
   # Neither a late answer nor an exit reaches the caller.
