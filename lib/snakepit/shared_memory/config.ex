@@ -44,8 +44,8 @@ defmodule Snakepit.SharedMemory.Config do
     * `:mode` - how deaths of other OS processes are noticed: `:real_time` at once, `:simulation` by
       the periodic sweep alone, for environments without pidfd. Default: `:real_time`
     * `:session_source` - module that knows which sessions and workers have ended, see
-      `Snakepit.SharedMemory.SessionSource`. Default: Snakepit's own session store and worker registry,
-      when Snakepit is loaded
+      `Snakepit.SharedMemory.SessionSource`; refused when it cannot be loaded or lacks a callback.
+      Default: Snakepit's own session store and worker registry, when Snakepit is loaded
 
   What is watched:
 
