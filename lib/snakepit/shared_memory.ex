@@ -120,8 +120,9 @@ defmodule Snakepit.SharedMemory do
     * `:notify` - `false` makes writes a little cheaper and `subscribe/2` impossible. Default: `true`
     * `:timestamps` - `:off`, `:coarse` (1 to 10 ms) or `:precise`. Default: `:coarse`
     * `:reserve` - `:eager` takes the memory now, `:lazy` when it is touched. Default: `:eager`
-    * `:permissions` - mode of the files, or a map with `:group` and `:other`, each `:read_write`,
-      `:read_only` or `:none`, and `:owner`, which always is `:read_write`. Default: `0o600`
+    * `:permissions` - a map with `:group` and `:other`, each `:read_write`, `:read_only` or `:none`, and
+      `:owner`, which always is `:read_write`; or the mode of the files that says the same, such as
+      `0o640`. Default: `0o600`
     * `:security_level` - `:standard`. `:high` and `:maximum` are not there yet and refused, with code
       `:unsupported`
     * `:schema_id` - 64 bits that tell layouts of the value apart. Default: 0
