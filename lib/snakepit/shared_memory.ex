@@ -70,7 +70,16 @@ defmodule Snakepit.SharedMemory do
   """
 
   alias Snakepit.SharedMemory.{Cleanup, Error, Exchange, Exclusive, Health, History, Inspection}
-  alias Snakepit.SharedMemory.{Lifecycle, Reading, Recommendations, Reconfiguration, Region}
+
+  alias Snakepit.SharedMemory.{
+    Lifecycle,
+    Reading,
+    Recommendations,
+    Reconfiguration,
+    Recorder,
+    Region
+  }
+
   alias Snakepit.SharedMemory.{Sessions, Stats, Subscription, Writing}
 
   @typedoc "A region's id: its name in shared memory, 1 to 128 of `A-Z a-z 0-9 . _ -`."
@@ -352,7 +361,7 @@ defmodule Snakepit.SharedMemory do
       true
   """
   @spec handle(region(), options()) :: result(handle())
-  def handle(region, opts \\ []), do: noted(Exchange.handle(region, opts))
+  def handle(region, opts \\ []), do: noted(:handle, Exchange.handle(region, opts))
 
   @doc "Like `handle/2`, but returns the handle or raises."
   @spec handle!(region(), options()) :: handle()
@@ -444,7 +453,8 @@ defmodule Snakepit.SharedMemory do
       true
   """
   @spec get_region_info(region(), options()) :: result(map())
-  def get_region_info(region, opts \\ []), do: noted(Inspection.info(region, opts))
+  def get_region_info(region, opts \\ []),
+    do: noted(:get_region_info, Inspection.info(region, opts))
 
   @doc "Like `get_region_info/2`, but returns the map or raises."
   @spec get_region_info!(region(), options()) :: map()
@@ -463,7 +473,7 @@ defmodule Snakepit.SharedMemory do
     * `:local` - `true` for regions of this VM, `false` for those of other OS processes
   """
   @spec list_regions(options()) :: result([map()])
-  def list_regions(filter \\ []), do: noted(Inspection.list(filter))
+  def list_regions(filter \\ []), do: noted(:list_regions, Inspection.list(filter))
 
   @doc "Like `list_regions/1`, but returns the list or raises."
   @spec list_regions!(options()) :: [map()]
@@ -483,7 +493,8 @@ defmodule Snakepit.SharedMemory do
       {:ok, []}
   """
   @spec release_session(String.t(), options()) :: result(map())
-  def release_session(id, opts \\ []), do: noted(Sessions.release(:session, id, opts))
+  def release_session(id, opts \\ []),
+    do: noted(:release_session, Sessions.release(:session, id, opts))
 
   @doc "Like `release_session/2`, but returns the report or raises."
   @spec release_session!(String.t(), options()) :: map()
@@ -491,7 +502,8 @@ defmodule Snakepit.SharedMemory do
 
   @doc "Removes the regions of this VM that belong to a worker, as `release_session/2` does."
   @spec release_worker(String.t(), options()) :: result(map())
-  def release_worker(id, opts \\ []), do: noted(Sessions.release(:worker, id, opts))
+  def release_worker(id, opts \\ []),
+    do: noted(:release_worker, Sessions.release(:worker, id, opts))
 
   @doc "Like `release_worker/2`, but returns the report or raises."
   @spec release_worker!(String.t(), options()) :: map()
@@ -593,7 +605,7 @@ defmodule Snakepit.SharedMemory do
       :not_found
   """
   @spec history(region(), options()) :: result([map()])
-  def history(region, opts \\ []), do: noted(History.of(region, opts))
+  def history(region, opts \\ []), do: noted(:history, History.of(region, opts))
 
   @doc "Like `history/2`, but returns the list or raises."
   @spec history!(region(), options()) :: [map()]
@@ -637,7 +649,7 @@ defmodule Snakepit.SharedMemory do
       true
   """
   @spec health_check(options()) :: result(Health.report())
-  def health_check(opts \\ []), do: noted(Health.check(opts, :call))
+  def health_check(opts \\ []), do: noted(:health_check, Health.check(opts, :call))
 
   @doc "Like `health_check/1`, but returns the report or raises."
   @spec health_check!(options()) :: Health.report()
@@ -686,7 +698,7 @@ defmodule Snakepit.SharedMemory do
       true
   """
   @spec set_active(reference(), boolean() | :once | pos_integer()) :: result(reference())
-  def set_active(ref, active), do: noted(Subscription.set_active(ref, active))
+  def set_active(ref, active), do: noted(:set_active, Subscription.set_active(ref, active))
 
   @doc "Like `set_active/2`, but returns the reference or raises."
   @spec set_active!(reference(), boolean() | :once | pos_integer()) :: reference()
@@ -696,7 +708,7 @@ defmodule Snakepit.SharedMemory do
   Ends a subscription: no message is sent after this has returned. Ending it twice is fine.
   """
   @spec unsubscribe(reference()) :: result(reference())
-  def unsubscribe(ref), do: noted(Subscription.unsubscribe(ref))
+  def unsubscribe(ref), do: noted(:unsubscribe, Subscription.unsubscribe(ref))
 
   @doc "Like `unsubscribe/1`, but returns the reference or raises."
   @spec unsubscribe!(reference()) :: reference()
@@ -729,7 +741,7 @@ defmodule Snakepit.SharedMemory do
   """
   @spec reconfigure(options()) ::
           result(%{applied: [atom()], needs_restart: [atom()], unchanged: [atom()]})
-  def reconfigure(changes), do: noted(Reconfiguration.run(changes))
+  def reconfigure(changes), do: noted(:reconfigure, Reconfiguration.run(changes))
 
   @doc "Like `reconfigure/1`, but returns the map or raises."
   @spec reconfigure!(options()) ::
@@ -741,6 +753,9 @@ defmodule Snakepit.SharedMemory do
   @compile {:inline, noted: 1}
   defp noted({:error, %Error{} = error}), do: {:error, Error.Log.note(error)}
   defp noted(answer), do: answer
+
+  # What is no span is counted here.
+  defp noted(operation, answer), do: noted(Recorder.answered(operation, answer))
 
   defp bang({:ok, value}), do: value
   defp bang({:error, error}), do: raise(error)

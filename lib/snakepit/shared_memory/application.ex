@@ -12,6 +12,7 @@ defmodule Snakepit.SharedMemory.Application do
     case Config.load() do
       {:ok, config} ->
         Telemetry.setup(config.telemetry_enabled)
+        Recorder.create_table()
         Recorder.setup(config.enabled and config.performance_monitoring)
         Table.create()
         Error.Log.create_table()
@@ -56,6 +57,8 @@ defmodule Snakepit.SharedMemory.Application do
     end
 
     Recorder.setup(false)
+    Telemetry.forget()
+    Table.forget()
   end
 
   # A script ends with `halt`, which stops no application, and its regions would stay. Hooks of

@@ -8,9 +8,11 @@ defmodule Snakepit.SharedMemory.Stats do
       counting every slot
     * `:allocation_times`, `:mapping_times`, `:cleanup_times` - how long `allocate_region/2`,
       `map_region/2` and `cleanup_regions/1` took. Sweeps in the background are not timed
-    * `:error_counts` - errors by code, of all operations; `:exception` is what raised
+    * `:error_counts` - errors by code, of all public functions that take a region or concern all of them;
+      `:exception` is what raised
     * `:operations` - for each operation a summary as above, and with it `:bytes`, which moved or were
-      handed out, and `:errors`, a map of codes
+      handed out, and `:errors`, a map of codes. Those that only look or that switch something, from
+      `get_region_info` to `reconfigure`, are counted and not timed
     * `:bytes_read` - copied out; `:bytes_written` - copied in, by `write/3` and `share/2`
     * `:fragmentation` - of the regions there are now: `:reserved_bytes` (what they hold),
       `:capacity_bytes` (the largest values they could have), `:value_bytes` (the values that this VM has

@@ -100,6 +100,10 @@ defmodule Snakepit.SharedMemory.Telemetry do
     :persistent_term.put(@key, wanted? and loaded?)
   end
 
+  @doc false
+  @spec forget() :: boolean()
+  def forget, do: :persistent_term.erase(@key)
+
   @doc "Whether events are emitted at all."
   @spec enabled?() :: boolean()
   def enabled?, do: :persistent_term.get(@key, false)
@@ -167,7 +171,7 @@ defmodule Snakepit.SharedMemory.Telemetry do
       cleared_readers: report.cleared_readers
     }
 
-    Recorder.event(:sweeps)
+    if Enum.any?(measurements, fn {_event, amount} -> amount > 0 end), do: Recorder.event(:sweeps)
     Enum.each(measurements, fn {event, amount} -> Recorder.event(event, amount) end)
 
     metadata = %{
