@@ -7,7 +7,7 @@ defmodule Snakepit.SharedMemory.Health do
   | `:processes` | one of this library's processes is not there, suspended, or does not answer (critical) |
   | `:reaper` | nothing looks after what dead processes leave (warning) |
   | `:events` | a handler of an event has not returned for five seconds; events wait for it, or are dropped (warning) |
-  | `:bookkeeping` | the tables of the registry, and what it counts, contradict one another (critical) |
+  | `:bookkeeping` | the tables of the registry, and what it counts, contradict one another; or something is kept for a process that has ended, or for a region that has gone (critical) |
   | `:segments` | a region of this node is not in shared memory as it should be: gone, damaged, written by somebody else, or mapped here and not known there (critical) |
   | `:orphans` | regions stay that nobody uses, beyond their grace; or corrupted ones (warning) |
   | `:limits` | 80 % (warning) or 95 % (critical) of the regions or bytes that are allowed |

@@ -41,6 +41,14 @@ defmodule Snakepit.SharedMemory.Writers do
     ArgumentError -> nil
   end
 
+  @doc "Those who had a right when they ended; the queue is about to take it back."
+  @spec left_behind() :: [row()]
+  def left_behind do
+    for {_, pid, _, _, _} = row <- :ets.tab2list(@table), not Process.alive?(pid), do: row
+  rescue
+    ArgumentError -> []
+  end
+
   @doc "Gives back what processes of this VM took over from outside, when the application ends."
   @spec give_back_all() :: :ok
   def give_back_all, do: @table |> :ets.tab2list() |> Enum.each(&give_back/1)
