@@ -206,6 +206,14 @@ defmodule Snakepit.SharedMemory.HealthTest do
       :ets.delete(:snakepit_shm_mappings, ref)
     end
 
+    test "a mapping of an earlier region of the name is no finding", %{id: id, place: place} do
+      region = SharedMemory.map_region!(id, place)
+      SharedMemory.deallocate_region!(id, place)
+      SharedMemory.allocate_region!(4096, [name: id] ++ place)
+      assert SharedMemory.health_check!([timeout: @patience] ++ place).findings == []
+      SharedMemory.unmap_region!(region)
+    end
+
     test "a region that goes while it is looked at is no finding", %{id: id, place: place} do
       {:ok, audit} = Registry.audit(@patience)
       SharedMemory.deallocate_region!(id, place)

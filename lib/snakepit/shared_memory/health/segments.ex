@@ -37,13 +37,27 @@ defmodule Snakepit.SharedMemory.Health.Segments do
     found =
       case Native.inspect_segment(Target.native(record.target)) do
         # Those that are there still were there all the time.
-        {:ok, report} -> wrong(record, report, Enum.count(refs, &Table.mapping/1))
+        {:ok, report} -> wrong(record, report, Enum.count(refs, &still_mapped?/1))
         {:error, {code, message, _segment, remedy}} -> {message, %{code: code}, remedy}
       end
 
     # Not if it was removed meanwhile, or its name is another's.
     %{token: token} = record
     if match?({:ok, %{token: ^token}}, Table.record(record.target.key)), do: found
+  end
+
+  # Whoever holds a mapping of an earlier region of the name has nothing to do with this one.
+  defp still_mapped?(ref) do
+    with row when row != nil <- Table.mapping(ref),
+         {:ok, %{state: state}} <- Native.reader_info(elem(row, 3)) do
+      state != :closed
+    else
+      nil -> false
+      {:error, _closed_or_damaged} -> true
+    end
+  rescue
+    # No reader at all.
+    ArgumentError -> true
   end
 
   defp wrong(_record, nil, _mappings), do: :not_listed
