@@ -80,7 +80,8 @@ defmodule Snakepit.SharedMemory do
     Inspection
   }
 
-  alias Snakepit.SharedMemory.{Lifecycle, Reading, Recommendations, Reconfiguration, Region}
+  alias Snakepit.SharedMemory.{Lifecycle, Reading, Recommendations, Reconfiguration, Recorder}
+  alias Snakepit.SharedMemory.Region
   alias Snakepit.SharedMemory.{Sessions, Stats, Subscription, Writing}
 
   @typedoc "A region's id: its name in shared memory, 1 to 128 of `A-Z a-z 0-9 . _ -`."
@@ -130,8 +131,9 @@ defmodule Snakepit.SharedMemory do
     * `:notify` - `false` makes writes a little cheaper and `subscribe/2` impossible. Default: `true`
     * `:timestamps` - `:off`, `:coarse` (1 to 10 ms) or `:precise`. Default: `:coarse`
     * `:reserve` - `:eager` takes the memory now, `:lazy` when it is touched. Default: `:eager`
-    * `:permissions` - mode of the files, or a map with `:group` and `:other`, each `:read_write`,
-      `:read_only` or `:none`, and `:owner`, which always is `:read_write`. Default: `0o600`
+    * `:permissions` - a map with `:group` and `:other`, each `:read_write`, `:read_only` or `:none`, and
+      `:owner`, which always is `:read_write`; or the mode of the files that says the same, such as
+      `0o640`. Default: `0o600`
     * `:security_level` - `:standard`. `:high` and `:maximum` are not there yet and refused, with code
       `:unsupported`
     * `:schema_id` - 64 bits that tell layouts of the value apart. Default: 0
@@ -400,7 +402,7 @@ defmodule Snakepit.SharedMemory do
       true
   """
   @spec handle(region(), options()) :: result(handle())
-  def handle(region, opts \\ []), do: noted(Exchange.handle(region, opts))
+  def handle(region, opts \\ []), do: noted(:handle, Exchange.handle(region, opts))
 
   @doc "Like `handle/2`, but returns the handle or raises."
   @spec handle!(region(), options()) :: handle()
@@ -494,7 +496,8 @@ defmodule Snakepit.SharedMemory do
       true
   """
   @spec get_region_info(region(), options()) :: result(map())
-  def get_region_info(region, opts \\ []), do: noted(Inspection.info(region, opts))
+  def get_region_info(region, opts \\ []),
+    do: noted(:get_region_info, Inspection.info(region, opts))
 
   @doc "Like `get_region_info/2`, but returns the map or raises."
   @spec get_region_info!(region(), options()) :: map()
@@ -514,7 +517,7 @@ defmodule Snakepit.SharedMemory do
     * `:local` - `true` for regions of this VM, `false` for those of other OS processes
   """
   @spec list_regions(options()) :: result([map()])
-  def list_regions(filter \\ []), do: noted(Inspection.list(filter))
+  def list_regions(filter \\ []), do: noted(:list_regions, Inspection.list(filter))
 
   @doc "Like `list_regions/1`, but returns the list or raises."
   @spec list_regions!(options()) :: [map()]
@@ -534,7 +537,8 @@ defmodule Snakepit.SharedMemory do
       {:ok, []}
   """
   @spec release_session(String.t(), options()) :: result(map())
-  def release_session(id, opts \\ []), do: noted(Sessions.release(:session, id, opts))
+  def release_session(id, opts \\ []),
+    do: noted(:release_session, Sessions.release(:session, id, opts))
 
   @doc "Like `release_session/2`, but returns the report or raises."
   @spec release_session!(String.t(), options()) :: map()
@@ -542,7 +546,8 @@ defmodule Snakepit.SharedMemory do
 
   @doc "Removes the regions of this VM that belong to a worker, as `release_session/2` does."
   @spec release_worker(String.t(), options()) :: result(map())
-  def release_worker(id, opts \\ []), do: noted(Sessions.release(:worker, id, opts))
+  def release_worker(id, opts \\ []),
+    do: noted(:release_worker, Sessions.release(:worker, id, opts))
 
   @doc "Like `release_worker/2`, but returns the report or raises."
   @spec release_worker!(String.t(), options()) :: map()
@@ -644,7 +649,7 @@ defmodule Snakepit.SharedMemory do
       :not_found
   """
   @spec history(region(), options()) :: result([map()])
-  def history(region, opts \\ []), do: noted(History.of(region, opts))
+  def history(region, opts \\ []), do: noted(:history, History.of(region, opts))
 
   @doc "Like `history/2`, but returns the list or raises."
   @spec history!(region(), options()) :: [map()]
@@ -678,7 +683,8 @@ defmodule Snakepit.SharedMemory do
 
   Options, besides `:namespace` and `:dir`:
 
-    * `:timeout` - milliseconds to wait at most for each of this library's processes. Default: 1,000
+    * `:timeout` - milliseconds that it takes at most; what could not be checked by then is a finding of
+      its own. Default: 5,000
 
       iex> {:ok, report} = Snakepit.SharedMemory.health_check()
       iex> report.status in [:ok, :degraded, :critical]
@@ -687,7 +693,7 @@ defmodule Snakepit.SharedMemory do
       true
   """
   @spec health_check(options()) :: result(Health.report())
-  def health_check(opts \\ []), do: noted(Health.check(opts, :call))
+  def health_check(opts \\ []), do: noted(:health_check, Health.check(opts, :call))
 
   @doc "Like `health_check/1`, but returns the report or raises."
   @spec health_check!(options()) :: Health.report()
@@ -736,7 +742,7 @@ defmodule Snakepit.SharedMemory do
       true
   """
   @spec set_active(reference(), boolean() | :once | pos_integer()) :: result(reference())
-  def set_active(ref, active), do: noted(Subscription.set_active(ref, active))
+  def set_active(ref, active), do: noted(:set_active, Subscription.set_active(ref, active))
 
   @doc "Like `set_active/2`, but returns the reference or raises."
   @spec set_active!(reference(), boolean() | :once | pos_integer()) :: reference()
@@ -746,7 +752,7 @@ defmodule Snakepit.SharedMemory do
   Ends a subscription: no message is sent after this has returned. Ending it twice is fine.
   """
   @spec unsubscribe(reference()) :: result(reference())
-  def unsubscribe(ref), do: noted(Subscription.unsubscribe(ref))
+  def unsubscribe(ref), do: noted(:unsubscribe, Subscription.unsubscribe(ref))
 
   @doc "Like `unsubscribe/1`, but returns the reference or raises."
   @spec unsubscribe!(reference()) :: reference()
@@ -779,7 +785,7 @@ defmodule Snakepit.SharedMemory do
   """
   @spec reconfigure(options()) ::
           result(%{applied: [atom()], needs_restart: [atom()], unchanged: [atom()]})
-  def reconfigure(changes), do: noted(Reconfiguration.run(changes))
+  def reconfigure(changes), do: noted(:reconfigure, Reconfiguration.run(changes))
 
   @doc "Like `reconfigure/1`, but returns the map or raises."
   @spec reconfigure!(options()) ::
@@ -791,6 +797,9 @@ defmodule Snakepit.SharedMemory do
   @compile {:inline, noted: 1}
   defp noted({:error, %Error{} = error}), do: {:error, Error.Log.note(error)}
   defp noted(answer), do: answer
+
+  # What is no span is counted here.
+  defp noted(operation, answer), do: noted(Recorder.answered(operation, answer))
 
   defp bang({:ok, value}), do: value
   defp bang({:error, error}), do: raise(error)

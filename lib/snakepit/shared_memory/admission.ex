@@ -229,21 +229,14 @@ defmodule Snakepit.SharedMemory.Admission do
     for limit <- due do
       recommendation = Limits.recommendation(limit)
       Logger.warning("shared memory: limit #{inspect(limit.limit)}: #{recommendation}")
-      emit(:approached, limit, recommendation)
+      Telemetry.limit(:approached, limit, recommendation)
     end
 
     %{state | told: told}
   end
 
   defp alert(state, :reached, limits) do
-    for limit <- limits, do: emit(:reached, limit, Limits.recommendation(limit))
+    for limit <- limits, do: Telemetry.limit(:reached, limit, Limits.recommendation(limit))
     state
-  end
-
-  # Handlers of events are others' code: they run beside the registry, which they may call.
-  defp emit(event, limit, recommendation) do
-    if Telemetry.enabled?() do
-      Jobs.run(fn -> Telemetry.limit(event, limit, recommendation) end)
-    end
   end
 end

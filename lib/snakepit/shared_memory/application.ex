@@ -15,6 +15,7 @@ defmodule Snakepit.SharedMemory.Application do
     case Config.load() do
       {:ok, config} ->
         Telemetry.setup(config.telemetry_enabled)
+        Recorder.create_table()
         Recorder.setup(config.enabled and config.performance_monitoring)
         Table.create()
         Error.Log.create_table()
@@ -56,6 +57,8 @@ defmodule Snakepit.SharedMemory.Application do
     each(Table.all_mappings(), &Jobs.unmap/1)
     each(Table.all_resources(), &Jobs.discard_all/1)
     Recorder.setup(false)
+    Telemetry.forget()
+    Table.forget()
   end
 
   # A bad row must not keep the others from being given back.

@@ -44,8 +44,8 @@ defmodule Snakepit.SharedMemory.Config do
     * `:mode` - how deaths of other OS processes are noticed: `:real_time` at once, `:simulation` by
       the periodic sweep alone, for environments without pidfd. Default: `:real_time`
     * `:session_source` - module that knows which sessions and workers have ended, see
-      `Snakepit.SharedMemory.SessionSource`. Default: Snakepit's own session store and worker registry,
-      when Snakepit is loaded
+      `Snakepit.SharedMemory.SessionSource`; refused when it cannot be loaded or lacks a callback.
+      Default: Snakepit's own session store and worker registry, when Snakepit is loaded
 
   What is watched:
 
@@ -213,7 +213,8 @@ defmodule Snakepit.SharedMemory.Config do
   # `shm_path` is another name for `dir`, and becomes it.
   defp one_dir(%{platform_options: %{linux: linux} = platforms} = valid, options, operation) do
     {path, linux} = Map.pop(linux, :shm_path)
-    valid = %{valid | platform_options: %{platforms | linux: linux}}
+    path = path && normal(path)
+    valid = %{valid | dir: normal(valid.dir), platform_options: %{platforms | linux: linux}}
 
     cond do
       path == nil or path == valid.dir -> {:ok, valid}
@@ -221,6 +222,10 @@ defmodule Snakepit.SharedMemory.Config do
       true -> {:ok, %{valid | dir: path}}
     end
   end
+
+  # The directory is a part of what regions are known by: it has one spelling. A relative one is
+  # refused later.
+  defp normal(dir), do: if(Path.type(dir) == :absolute, do: Path.expand(dir), else: dir)
 
   defp given?(options, key), do: Enum.any?(options, fn {name, _value} -> name == key end)
 

@@ -6,7 +6,8 @@ defmodule Snakepit.SharedMemory.Health do
   |---|---|
   | `:processes` | one of this library's processes is not there, suspended, or does not answer (critical) |
   | `:reaper` | nothing looks after what dead processes leave (warning) |
-  | `:bookkeeping` | the tables of the registry, and what it counts, contradict one another; or a process that has ended has the right to write a region (critical) |
+  | `:events` | a handler of an event has not returned for five seconds; events wait for it, or are dropped (warning) |
+  | `:bookkeeping` | the tables of the registry, and what it counts, contradict one another; or something is kept for a process that has ended, or for a region that has gone (critical) |
   | `:segments` | a region of this node is not in shared memory as it should be: gone, damaged, written by somebody else, or mapped here and not known there (critical) |
   | `:orphans` | regions stay that nobody uses, beyond their grace; or corrupted ones (warning) |
   | `:limits` | 80 % (warning) or 95 % (critical) of the regions or bytes that are allowed |
@@ -17,8 +18,10 @@ defmodule Snakepit.SharedMemory.Health do
   each run emits `[:snakepit, :shared_memory, :health, :checked]`, and a change of the status is logged.
   """
 
-  alias Snakepit.SharedMemory.{Config, Error, Listing, Options, Registry, Target, Telemetry}
-  alias Snakepit.SharedMemory.Health.{Bookkeeping, Processes, Resources, Rights, Segments}
+  alias Snakepit.SharedMemory.{Bounded, Config, Error, Listing, Native, Options, Registry, Target}
+  alias Snakepit.SharedMemory.Telemetry
+  alias Snakepit.SharedMemory.Telemetry.Outbox
+  alias Snakepit.SharedMemory.Health.{Bookkeeping, Processes, Resources, Segments}
 
   @typedoc "One thing that is not as it should be."
   @type finding :: %{
@@ -36,23 +39,34 @@ defmodule Snakepit.SharedMemory.Health do
           duration_us: non_neg_integer()
         }
 
-  @schema [timeout: {{:integer, 1, 60_000}, 1_000}] ++ Target.schema()
+  @schema [timeout: {{:integer, 1, 60_000}, 5_000}] ++ Target.schema()
 
-  @doc "The names of the checks, in the order in which they run."
+  @doc "The names of the checks, in the order in which a report has their findings."
   @spec checks() :: [atom()]
-  def checks, do: Enum.map(all(), &elem(&1, 0))
+  def checks, do: Enum.flat_map(lanes(), fn {_prepare, checks} -> Keyword.keys(checks) end)
 
-  defp all do
+  # What is in one lane is done one after the other, the lanes at once: a process that does not answer
+  # must not take the time of what does not need it.
+  defp lanes do
     [
-      processes: &Processes.check(Snakepit.SharedMemory.Supervisor, &1.timeout),
-      reaper: &Processes.reaper(Snakepit.SharedMemory.Janitor, &1.timeout),
-      bookkeeping: &(Bookkeeping.check(&1.audit) ++ Rights.check(&1.timeout)),
-      segments: &Segments.check(&1.audit, &1.listed, &1.place),
-      orphans: &Segments.orphans(&1.audit, &1.listed, &1.place, &1.config),
-      limits: &Resources.limits(&1.audit, &1.config),
-      space: &Resources.space(&1.place, &1.audit),
-      guard: &Resources.guard(Snakepit.SharedMemory.Native.guard_state(), &1.audit)
+      {& &1,
+       processes: &Processes.check(Snakepit.SharedMemory.Supervisor, &1.patience, &1.asker)},
+      {& &1, reaper: &Processes.reaper(Snakepit.SharedMemory.Janitor, &1.patience)},
+      {& &1, events: &Processes.events(Outbox, &1.patience)},
+      {&with_facts/1,
+       bookkeeping: &Bookkeeping.check(&1.audit),
+       segments: &Segments.check(&1.audit, &1.listed, &1.place),
+       orphans: &Segments.orphans(&1.audit, &1.listed, &1.place, &1.config),
+       limits: &Resources.limits(&1.audit, &1.config),
+       space: &Resources.space(&1.place, &1.audit),
+       guard: &Resources.guard(Native.guard_state(), &1.audit)}
     ]
+  end
+
+  defp with_facts(%{place: place} = context) do
+    context
+    |> Map.put(:audit, Registry.audit(context.patience))
+    |> Map.put(:listed, Listing.list(place))
   end
 
   @doc false
@@ -64,15 +78,15 @@ defmodule Snakepit.SharedMemory.Health do
       started = System.monotonic_time(:microsecond)
       checked_at = DateTime.utc_now()
 
+      # What waits for a process gives up a little before the whole does, and can say so.
       context = %{
         config: config,
         place: place,
-        timeout: options.timeout,
-        audit: Registry.audit(options.timeout),
-        listed: Listing.list(place)
+        patience: max(div(options.timeout * 9, 10), 1),
+        asker: self()
       }
 
-      findings = Enum.flat_map(all(), fn {name, check} -> run(name, check, context) end)
+      findings = run_all(context, options.timeout)
 
       report = %{
         status: status(findings),
@@ -86,6 +100,38 @@ defmodule Snakepit.SharedMemory.Health do
     end
   end
 
+  # Each lane in a process of its own: what hangs, be it the file system, is left behind in time.
+  defp run_all(context, timeout) do
+    deadline = now() + timeout
+    ref = make_ref()
+    tasks = for lane <- lanes(), do: Bounded.start(fn -> run_lane(lane, context, ref) end)
+    done = collect(ref, length(checks()), deadline, %{})
+    # Nobody sends any more when these have returned.
+    Enum.each(tasks, &Bounded.stop/1)
+    done = collect(ref, length(checks()), now(), done)
+    Enum.flat_map(checks(), &Map.get_lazy(done, &1, fn -> [late(&1, timeout)] end))
+  end
+
+  defp run_lane({prepare, checks}, context, ref) do
+    context = prepare.(context)
+    for {name, check} <- checks, do: send(context.asker, {ref, name, run(name, check, context)})
+  end
+
+  defp collect(_ref, wanted, _deadline, done) when map_size(done) == wanted, do: done
+
+  defp collect(ref, wanted, deadline, done) do
+    receive do
+      {^ref, name, findings} -> collect(ref, wanted, deadline, Map.put(done, name, findings))
+    after
+      max(deadline - now(), 0) -> done
+    end
+  end
+
+  defp late(name, timeout) do
+    remedy = "allow it a longer :timeout; the machine is busy, or its memory file system hangs"
+    finding(name, :warning, "could not be checked within #{timeout} ms", %{}, remedy)
+  end
+
   # A check that fails must not hide what the others find.
   defp run(name, check, context) do
     check.(context)
@@ -95,6 +141,24 @@ defmodule Snakepit.SharedMemory.Health do
       evidence = %{error: error}
       [finding(name, :warning, "could not be checked: #{said}", evidence, "report this")]
   end
+
+  # Between two looks at what may be in order a moment later.
+  @pause_ms 10
+
+  @doc false
+  # Only what several looks have in common, by `key`: a look may fall between two steps of somebody.
+  @spec confirmed((() -> [item]), (item -> term())) :: [item] when item: term()
+  def confirmed(look, key), do: confirmed(look.(), look, key, [1, 4, 16])
+
+  defp confirmed(found, _look, _key, pauses) when found == [] or pauses == [], do: found
+
+  defp confirmed(found, look, key, [pause | pauses]) do
+    Process.sleep(pause * @pause_ms)
+    before = MapSet.new(found, key)
+    confirmed(Enum.filter(look.(), &(key.(&1) in before)), look, key, pauses)
+  end
+
+  defp now, do: System.monotonic_time(:millisecond)
 
   @doc false
   @spec status([finding()]) :: :ok | :degraded | :critical

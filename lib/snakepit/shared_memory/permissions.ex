@@ -15,7 +15,7 @@ defmodule Snakepit.SharedMemory.Permissions do
 
   @doc "The mode of the files; what a map leaves out is the default, 0600."
   @spec mode(term()) :: {:ok, non_neg_integer()} | :error
-  def mode(mode) when is_integer(mode) and mode in 0..0o777, do: {:ok, mode}
+  def mode(mode) when is_integer(mode), do: if(mode in modes(), do: {:ok, mode}, else: :error)
 
   def mode(%{} = map) when not is_struct(map) do
     with [] <- Map.keys(map) -- Map.keys(@default),
@@ -28,6 +28,9 @@ defmodule Snakepit.SharedMemory.Permissions do
   end
 
   def mode(_other), do: :error
+
+  # Those that a map can say: to write without reading, or to run, means nothing for memory.
+  defp modes, do: for(group <- [0, 4, 6], other <- [0, 4, 6], do: 0o600 + group * 8 + other)
 
   @doc "What a mode allows, as a map."
   @spec to_map(non_neg_integer()) :: t()
@@ -50,7 +53,9 @@ defmodule Snakepit.SharedMemory.Permissions do
   @doc "What is expected of the option, for its error."
   @spec expected() :: String.t()
   def expected do
-    "a mode from 0 to 0o777, or a map with :owner (:read_write) and :group and :other " <>
+    modes = Enum.map_join(modes(), ", ", &("0o" <> Integer.to_string(&1, 8)))
+
+    "one of the modes #{modes}, or a map with :owner (:read_write) and :group and :other " <>
       "(:read_write, :read_only or :none)"
   end
 end

@@ -14,11 +14,17 @@ defmodule Snakepit.SharedMemory.Recorder do
 
   # An atom: the cheapest key there is.
   @key :snakepit_shm_recorder
-  @baseline :snakepit_shm_recorder_baseline
+  # In a table, for a persistent term that is replaced has every process of the VM looked through.
+  @table :snakepit_shm_recorder_baseline
 
   @native [:read, :write]
+  # Their calls and errors are counted, and not how long they take. Those that ask what was counted are
+  # not among them: they fail when nothing is.
+  @untimed ~w(get_region_info list_regions handle history health_check
+              set_active unsubscribe release_session release_worker reconfigure increment decrement
+              get_count get_references validate_access apply_security_policy secure_cleanup)a
   @events ~w(allocated deallocated sweeps removed corrupted recovered cleared_readers failed
-             owner_down process_ended)a
+             owner_down process_ended events_dropped)a
 
   @type calls :: %{
           count: non_neg_integer(),
@@ -47,15 +53,21 @@ defmodule Snakepit.SharedMemory.Recorder do
   def setup(true), do: if(on?(), do: :ok, else: start())
 
   defp start do
-    operations = Telemetry.operations() ++ [:cleanup]
     codes = Error.codes() ++ [:exception, :other]
-    width = 2 + length(codes) + Histogram.buckets()
+    errors = 2 + length(codes)
+    timed = Enum.map(timed(), &{&1, errors + Histogram.buckets()})
+    untimed = Enum.map(@untimed, &{&1, errors})
+
+    {operations, size} =
+      Enum.map_reduce(timed ++ untimed, length(@events), fn {operation, width}, before ->
+        {{operation, before + 1}, before + width}
+      end)
 
     layout = %{
-      counters: :counters.new(length(@events) + width * length(operations), [:atomics]),
-      operations: indexed(operations, &(1 + length(@events) + &1 * width)),
+      counters: :counters.new(size, [:atomics]),
+      operations: Map.new(operations),
       codes: indexed(codes, &(&1 + 2)),
-      times: 2 + length(codes),
+      times: errors,
       events: indexed(@events, &(1 + &1))
     }
 
@@ -65,8 +77,18 @@ defmodule Snakepit.SharedMemory.Recorder do
     Native.monitor(true)
   end
 
+  defp timed, do: Telemetry.operations() ++ [:cleanup]
+
   defp begin(layout) do
-    :persistent_term.put(@baseline, {raw(layout), Native.totals(), DateTime.utc_now()})
+    :ets.insert(@table, {:baseline, raw(layout), Native.totals(), DateTime.utc_now()})
+    :ok
+  end
+
+  @doc "Makes the table of the baseline, which belongs to the caller: the application."
+  @spec create_table() :: :ok
+  def create_table do
+    :ets.new(@table, [:named_table, :public, :set])
+    :ok
   end
 
   defp indexed(names, place) do
@@ -92,6 +114,21 @@ defmodule Snakepit.SharedMemory.Recorder do
     else
       _off -> :ok
     end
+  end
+
+  @doc "Counts a call that is not timed, and answers its answer."
+  @spec answered(atom(), answer) :: answer when answer: term()
+  def answered(operation, {:error, error} = answer) do
+    error(operation, error)
+    answer
+  end
+
+  def answered(operation, answer) do
+    with %{counters: counters, operations: %{^operation => at}} <- layout() do
+      count(counters, at, nil)
+    end
+
+    answer
   end
 
   @doc "Counts a copy of so many bytes that was made beside the NIF library's readers."
@@ -147,19 +184,21 @@ defmodule Snakepit.SharedMemory.Recorder do
   @spec reset() :: :ok
   def reset do
     if layout = layout(), do: begin(layout), else: :ok
+  rescue
+    # The application stops, and its table with it.
+    ArgumentError -> :ok
   end
 
   @doc "What has been counted since the last reset, nil when nothing is."
   @spec recorded() :: recorded() | nil
   def recorded do
-    with %{} = layout <- layout() do
-      {raw, totals, since} = :persistent_term.get(@baseline)
+    with %{} = layout <- layout(), {raw, totals, since} <- baseline() do
       own = layout |> raw() |> Enum.zip_with(raw, &-/2) |> List.to_tuple()
       native = Native.totals()
 
       operations =
         for {operation, at} <- layout.operations, into: %{} do
-          {operation, own |> calls(at, layout) |> merge(operation, native, totals)}
+          {operation, own |> calls(operation, at, layout) |> merge(operation, native, totals)}
         end
 
       events = for {event, at} <- layout.events, into: %{}, do: {event, elem(own, at - 1)}
@@ -167,25 +206,37 @@ defmodule Snakepit.SharedMemory.Recorder do
     end
   end
 
+  defp baseline do
+    [{:baseline, raw, totals, since}] = :ets.lookup(@table, :baseline)
+    {raw, totals, since}
+  rescue
+    ArgumentError -> nil
+  end
+
   defp raw(%{counters: counters}) do
     for index <- 1..:counters.info(counters).size, do: :counters.get(counters, index)
   end
 
   # Counters begin with 1, tuples with 0.
-  defp calls(own, at, layout) do
+  defp calls(own, operation, at, layout) do
     errors =
       for {code, offset} <- layout.codes, (n = elem(own, at - 1 + offset)) > 0, into: %{} do
         {code, n}
       end
 
-    first = at - 1 + layout.times
-
     %{
       count: elem(own, at - 1),
       bytes: elem(own, at),
       errors: errors,
-      times: for(index <- first..(first + Histogram.buckets() - 1), do: elem(own, index))
+      times: times(own, operation, at - 1 + layout.times)
     }
+  end
+
+  defp times(_own, operation, _first) when operation in @untimed,
+    do: List.duplicate(0, Histogram.buckets())
+
+  defp times(own, _operation, first) do
+    for index <- first..(first + Histogram.buckets() - 1), do: elem(own, index)
   end
 
   defp merge(calls, operation, native, before) when operation in @native do

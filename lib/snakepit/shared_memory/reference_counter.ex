@@ -31,7 +31,7 @@ defmodule Snakepit.SharedMemory.ReferenceCounter do
   """
 
   alias Snakepit.SharedMemory
-  alias Snakepit.SharedMemory.{Config, Error, Native, Options, Registry, Table, Target}
+  alias Snakepit.SharedMemory.{Config, Error, Native, Options, Recorder, Registry, Table, Target}
 
   @typedoc "A process, for as long as it lives; or a reference, for as long as the caller lives."
   @type holder :: pid() | reference()
@@ -60,7 +60,7 @@ defmodule Snakepit.SharedMemory.ReferenceCounter do
     with {:ok, target} <- resolve(region, holder, opts, :increment) do
       Registry.refer(target, holder, :increment)
     end
-    |> noted()
+    |> noted(:increment)
   end
 
   @doc """
@@ -76,7 +76,7 @@ defmodule Snakepit.SharedMemory.ReferenceCounter do
     with {:ok, target} <- resolve(region, holder, opts, :decrement) do
       Registry.unrefer(target, holder, :decrement)
     end
-    |> noted()
+    |> noted(:decrement)
   end
 
   @doc "How many refer to a region: in this VM, and attached readers of other OS processes that live."
@@ -87,7 +87,7 @@ defmodule Snakepit.SharedMemory.ReferenceCounter do
          {:ok, readers} <- os_readers(target, :get_count) do
       {:ok, owner(target) + Table.count(target.key) + readers}
     end
-    |> noted()
+    |> noted(:get_count)
   end
 
   @doc "Who refers to a region. For looking, not for often: it goes through all mappings of this VM."
@@ -102,11 +102,13 @@ defmodule Snakepit.SharedMemory.ReferenceCounter do
          references(target) ++
          if(readers > 0, do: [entry(:os_reader, nil, nil, readers)], else: [])}
     end
-    |> noted()
+    |> noted(:get_references)
   end
 
-  defp noted({:error, error}), do: {:error, Error.Log.note(error)}
-  defp noted(answer), do: answer
+  defp noted(answer, operation) do
+    with {:error, error} <- Recorder.answered(operation, answer),
+         do: {:error, Error.Log.note(error)}
+  end
 
   defp owner(target), do: length(owners(target))
 

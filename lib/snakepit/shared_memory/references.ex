@@ -3,7 +3,7 @@ defmodule Snakepit.SharedMemory.References do
   # Who keeps a region: its owner, its mappings, and references without a mapping. A part of the
   # registry, on the tables. What holds after a crash in the middle, `check/1` finds again.
 
-  alias Snakepit.SharedMemory.{Error, Expiry, Jobs, Table, Target, Telemetry, Writers}
+  alias Snakepit.SharedMemory.{Error, Expiry, Table, Target, Telemetry, Writers}
   alias Snakepit.SharedMemory.Table.Record
 
   @doc "Marks a region that goes with its last reference, if that has gone."
@@ -14,7 +14,7 @@ defmodule Snakepit.SharedMemory.References do
          0 <- Table.count(key) do
       Table.put_record(%{record | marked: System.monotonic_time(:millisecond)})
       Expiry.watch(key)
-      if Telemetry.enabled?(), do: Jobs.run(fn -> Telemetry.marked(record.target.id) end)
+      Telemetry.marked(record.target.id)
     end
 
     :ok

@@ -364,17 +364,10 @@ defmodule Snakepit.SharedMemory.Registry do
 
         keys = Map.keys(process.mapped) ++ Enum.map(process.referred, &elem(&1, 0))
         Enum.each(Enum.uniq(keys), &References.check/1)
-        told(pid, length(taken), length(mappings))
+        Telemetry.owner_down(pid, length(taken), length(mappings))
 
         state = Enum.reduce(kept, %{state | ledger: ledger}, &orphan(&2, &1))
         Enum.reduce(taken, state, fn {record, _resources}, state -> gone(state, record) end)
-    end
-  end
-
-  # Handlers of events are others' code: they run beside the registry, which they may call.
-  defp told(pid, regions, mappings) do
-    if Telemetry.enabled?() do
-      Jobs.run(fn -> Telemetry.owner_down(pid, regions, mappings) end)
     end
   end
 

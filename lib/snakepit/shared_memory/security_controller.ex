@@ -17,7 +17,7 @@ defmodule Snakepit.SharedMemory.SecurityController do
       {:unsupported, "security level :high: encrypted values (:high) and signed ones (:maximum) are not there yet"}
   """
 
-  alias Snakepit.SharedMemory.{Error, Options, Target}
+  alias Snakepit.SharedMemory.{Error, Options, Recorder, Target}
 
   @levels [:standard, :high, :maximum]
   @reason "encrypted values (:high) and signed ones (:maximum) are not there yet"
@@ -33,7 +33,7 @@ defmodule Snakepit.SharedMemory.SecurityController do
        operation: :validate_access,
        remedy: "rely on the files' :permissions, which the operating system enforces"
      )}
-    |> noted()
+    |> noted(:validate_access)
   end
 
   @doc "The value as a level of security has it written: at `:standard` as it is."
@@ -45,7 +45,7 @@ defmodule Snakepit.SharedMemory.SecurityController do
          :ok <- binary(data, :apply_security_policy) do
       {:ok, data}
     end
-    |> noted()
+    |> noted(:apply_security_policy)
   end
 
   @doc "What is done with the memory before it is given back: at `:standard` nothing."
@@ -54,7 +54,7 @@ defmodule Snakepit.SharedMemory.SecurityController do
     with :ok <- check(level, region, :secure_cleanup) do
       binary(data, :secure_cleanup)
     end
-    |> noted()
+    |> noted(:secure_cleanup)
   end
 
   @doc false
@@ -78,6 +78,8 @@ defmodule Snakepit.SharedMemory.SecurityController do
   defp binary(data, _operation) when is_binary(data), do: :ok
   defp binary(data, operation), do: {:error, Options.invalid("data", "a binary", data, operation)}
 
-  defp noted({:error, error}), do: {:error, Error.Log.note(error)}
-  defp noted(answer), do: answer
+  defp noted(answer, operation) do
+    with {:error, error} <- Recorder.answered(operation, answer),
+         do: {:error, Error.Log.note(error)}
+  end
 end

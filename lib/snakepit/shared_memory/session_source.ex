@@ -8,7 +8,8 @@ defmodule Snakepit.SharedMemory.SessionSource do
   and now knows to have ended is released, as by `Snakepit.SharedMemory.release_session/2`. Ids that it
   never knew are left alone.
 
-  Asking must not renew a session's lease.
+  Asking must not renew a session's lease. Each question is asked in a process of its own: whatever raises,
+  throws, exits or takes longer than a second counts as `:unknown`, and is logged.
   """
 
   @typedoc "Whether it is there; `:unknown` when that cannot be said now."

@@ -4,7 +4,8 @@ defmodule Snakepit.SharedMemory.Sessions do
 
   require Logger
 
-  alias Snakepit.SharedMemory.{Config, Error, Options, Registry, Table, Telemetry}
+  alias Snakepit.SharedMemory.{Bounded, Config, Error, Options, Registry, Table}
+  alias Snakepit.SharedMemory.Telemetry
 
   @type kind :: :session | :worker
 
@@ -16,7 +17,7 @@ defmodule Snakepit.SharedMemory.Sessions do
     with {:ok, %{}} <- Options.validate(opts, [], operation),
          {:ok, %{}} <- check(kind, id, operation),
          {:ok, _config} <- Config.fetch(operation) do
-      {:ok, release_all(kind, id, operation)}
+      {:ok, release_all(kind, id, operation, :call)}
     end
   end
 
@@ -30,7 +31,7 @@ defmodule Snakepit.SharedMemory.Sessions do
     end
   end
 
-  defp release_all(kind, id, operation) do
+  defp release_all(kind, id, operation, source) do
     Table.forget_lease({kind, id})
     records = Table.records(&(Map.fetch!(&1, kind) == id and &1.state == :live))
 
@@ -39,7 +40,7 @@ defmodule Snakepit.SharedMemory.Sessions do
       |> Enum.sort_by(& &1.target.id)
       |> Enum.reduce(%{removed: [], failed: [], bytes: 0}, &remove(&1, &2, operation))
 
-    Telemetry.released(kind, id, report)
+    Telemetry.released(kind, id, report, source)
     %{report | removed: Enum.reverse(report.removed), failed: Enum.reverse(report.failed)}
   end
 
@@ -61,7 +62,7 @@ defmodule Snakepit.SharedMemory.Sessions do
   @spec note(map(), Config.t()) :: :ok
   def note(options, config) do
     for kind <- [:session, :worker], id = options[kind], not Table.lease?({kind, id}) do
-      if state(config, kind, id) == :active, do: Table.put_lease({kind, id})
+      if ask(config, kind, id) == {:ok, :active}, do: Table.put_lease({kind, id})
     end
 
     :ok
@@ -69,34 +70,53 @@ defmodule Snakepit.SharedMemory.Sessions do
 
   @doc "Releases what belongs to sessions and workers that have ended."
   @spec sweep() :: :ok
-  def sweep do
-    with {:ok, config} <- Config.fetch(:sweep) do
-      # The application may stop meanwhile, and each answer may be long in coming.
-      for {kind, id} <- Table.leases(),
-          match?({:ok, _}, Config.fetch(:sweep)),
-          state(config, kind, id) == :ended do
-        %{removed: removed} = release_all(kind, id, operation(kind))
+  def sweep, do: Enum.reduce_while(Table.leases(), :ok, fn lease, :ok -> {look(lease), :ok} end)
+
+  # The application may stop meanwhile, and each answer may be long in coming. A source that does
+  # not answer is not asked for all the others as well, but with the next sweep.
+  defp look({kind, id}) do
+    with {:ok, config} <- Config.fetch(:sweep), {:ok, state} <- ask(config, kind, id) do
+      if state == :ended do
+        %{removed: removed} = release_all(kind, id, operation(kind), :sweep)
         Logger.info("shared memory: #{kind} #{id} has ended, #{length(removed)} regions removed")
+      end
+
+      :cont
+    else
+      {:error, %Error{}} -> :halt
+      {:error, :timeout} -> :halt
+      {:error, _failed} -> :cont
+    end
+  end
+
+  @longest_ms 1_000
+
+  # The source is others' code: it may fail in any way, and hang.
+  defp ask(config, kind, id) do
+    source = config.session_source
+
+    question = fn ->
+      case kind do
+        :session -> source.session_state(id)
+        :worker -> source.worker_state(id)
       end
     end
 
-    :ok
+    case Bounded.run(question, min(@longest_ms, config.call_timeout)) do
+      {:ok, state} when state in [:active, :ended, :unknown] ->
+        {:ok, state}
+
+      {:ok, other} ->
+        {:error,
+         said(source, "it answered #{inspect(other, limit: 5, printable_limit: 60)}", other)}
+
+      {:error, failure} ->
+        {:error, said(source, Bounded.said(failure), failure)}
+    end
   end
 
-  # The source is others' code.
-  defp state(config, kind, id) do
-    case kind do
-      :session -> config.session_source.session_state(id)
-      :worker -> config.session_source.worker_state(id)
-    end
-  rescue
-    error ->
-      Logger.warning(
-        "shared memory: #{inspect(config.session_source)}: #{Exception.message(error)}"
-      )
-
-      :unknown
-  catch
-    :exit, _ -> :unknown
+  defp said(source, what, failure) do
+    Logger.warning("shared memory: session source #{inspect(source)}: #{what}")
+    failure
   end
 end

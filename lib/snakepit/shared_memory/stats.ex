@@ -8,9 +8,11 @@ defmodule Snakepit.SharedMemory.Stats do
       counting every slot
     * `:allocation_times`, `:mapping_times`, `:cleanup_times` - how long `allocate_region/2`,
       `map_region/2` and `cleanup_regions/1` took. Sweeps in the background are not timed
-    * `:error_counts` - errors by code, of all operations; `:exception` is what raised
+    * `:error_counts` - errors by code, of all public functions that take a region or concern all of them;
+      `:exception` is what raised
     * `:operations` - for each operation a summary as above, and with it `:bytes`, which moved or were
-      handed out, and `:errors`, a map of codes
+      handed out, and `:errors`, a map of codes. Those that only look or that switch something, from
+      `get_region_info` to `reconfigure`, are counted and not timed
     * `:bytes_read` - copied out; `:bytes_written` - copied in, by `write/3` and `share/2`
     * `:fragmentation` - of the regions there are now: `:reserved_bytes` (what they hold),
       `:capacity_bytes` (the largest values they could have), `:value_bytes` (the values that this VM has
@@ -18,6 +20,7 @@ defmodule Snakepit.SharedMemory.Stats do
     * `:cleanup` - counts: `:sweeps` that found something, what they `:removed`, `:recovered`, saw
       `:corrupted`, `:cleared_readers`; sweeps that `:failed`; owners in this VM and other OS processes that
       ended (`:owner_down`, `:process_ended`)
+    * `:events_dropped` - events of this library's own processes that were not emitted, for a handler hung
     * `:since`, `:last_updated` - `DateTime`
 
   A summary of times is a map of `:count` (calls that succeeded), `:samples` (those that were
@@ -49,6 +52,7 @@ defmodule Snakepit.SharedMemory.Stats do
           bytes_written: non_neg_integer(),
           fragmentation: map(),
           cleanup: %{atom() => non_neg_integer()},
+          events_dropped: non_neg_integer(),
           since: DateTime.t(),
           last_updated: DateTime.t()
         }
@@ -67,6 +71,7 @@ defmodule Snakepit.SharedMemory.Stats do
     :bytes_written,
     :fragmentation,
     :cleanup,
+    :events_dropped,
     :since,
     :last_updated
   ]
@@ -157,7 +162,8 @@ defmodule Snakepit.SharedMemory.Stats do
       bytes_read: operations.read.bytes,
       bytes_written: operations.write.bytes,
       fragmentation: fragmentation(regions),
-      cleanup: Map.drop(events, [:allocated, :deallocated]),
+      cleanup: Map.drop(events, [:allocated, :deallocated, :events_dropped]),
+      events_dropped: events.events_dropped,
       since: since,
       last_updated: now
     }

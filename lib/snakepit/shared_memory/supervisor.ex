@@ -12,6 +12,7 @@ defmodule Snakepit.SharedMemory.Supervisor do
 
   alias Snakepit.SharedMemory.{Clock, Error, Expiry, Health, Janitor, Jobs, Membership}
   alias Snakepit.SharedMemory.{Reconfiguration, Registry, Writers}
+  alias Snakepit.SharedMemory.Telemetry.Outbox
 
   def start_link(config), do: Supervisor.start_link(__MODULE__, config, name: __MODULE__)
 
@@ -20,7 +21,7 @@ defmodule Snakepit.SharedMemory.Supervisor do
   def terminate_children(supervisor) do
     last_first =
       [Clock, Error.Log, Reconfiguration, Health.Monitor, Writers] ++
-        [Janitor, Membership, Expiry, Registry, Jobs]
+        [Janitor, Membership, Expiry, Registry, Jobs, Outbox]
 
     Enum.each(last_first, fn child ->
       Supervisor.terminate_child(supervisor, Supervisor.child_spec(child, []).id)
@@ -30,6 +31,7 @@ defmodule Snakepit.SharedMemory.Supervisor do
   @impl true
   def init(config) do
     children = [
+      {Outbox, config},
       Jobs,
       {Registry, config},
       {Expiry, config},

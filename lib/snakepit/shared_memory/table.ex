@@ -45,6 +45,10 @@ defmodule Snakepit.SharedMemory.Table do
     :persistent_term.put(@regions, :ets.new(@regions, options))
   end
 
+  @doc "Leaves nothing behind when the application has ended; the tables go with its process."
+  @spec forget() :: boolean()
+  def forget, do: :persistent_term.erase(@regions)
+
   # Reads by id look here first. A name would be looked up in a table of its own, under a lock;
   # without the application this is no table, and looking into it an ArgumentError.
   defp regions, do: :persistent_term.get(@regions, nil)

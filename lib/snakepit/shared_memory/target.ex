@@ -123,13 +123,15 @@ defmodule Snakepit.SharedMemory.Target do
     end
   end
 
-  # The NIF refuses terms that JSON cannot say; for the caller that is one more invalid handle.
+  # The NIF refuses terms that JSON cannot say, and those that are larger than a handle can be; for the
+  # caller that is one more invalid handle.
   defp parse(handle) do
     Native.parse_handle(handle)
   rescue
     ArgumentError ->
       {:error,
-       {:invalid_handle, "invalid handle: it holds terms that JSON cannot say", nil,
+       {:invalid_handle,
+        "invalid handle: it holds terms that JSON cannot say, or far more than a handle", nil,
         "pass the handle exactly as share/2 returned it"}}
   end
 

@@ -7,6 +7,11 @@ defmodule Snakepit.SharedMemory.Telemetry do
   `:persistent_term` lookup. Each operation is a span: `:start`, then `:stop` or `:exception`. All
   times are in native units: `System.convert_time_unit(duration, :native, :microsecond)`.
 
+  What a call emits it emits in its caller: a handler that is slow makes the call slow. What this library's
+  own processes have to tell is emitted by a process that does nothing else, in the order in which it
+  happened, a little later. While a handler does not return, up to 1,000 events wait; what comes then
+  is dropped, and counted in `:events_dropped` of `Snakepit.SharedMemory.stats/0`.
+
   | Event (prefix `[:snakepit, :shared_memory]`) | Emitted by |
   |---|---|
   | `[:region, :allocate, _]` | `Snakepit.SharedMemory.allocate_region/2` |
@@ -52,6 +57,7 @@ defmodule Snakepit.SharedMemory.Telemetry do
   """
 
   alias Snakepit.SharedMemory.Recorder
+  alias Snakepit.SharedMemory.Telemetry.Outbox
 
   # Called only when it is loaded.
   @compile {:no_warn_undefined, :telemetry}
@@ -61,7 +67,7 @@ defmodule Snakepit.SharedMemory.Telemetry do
   @key :snakepit_shm_telemetry
 
   # Events that are no span. One line declares a family, or a line's word an event of it; they are
-  # emitted with `emit/4`. Each has a row in the table above, which a test compares.
+  # emitted with `emit/4`, or posted with `post/4` by processes of our own. Each has a row in the table above, which a test compares.
   @families [
     cleanup: ~w(owner_down process_ended swept failed marked expired released)a,
     config: ~w(changed)a,
@@ -96,6 +102,10 @@ defmodule Snakepit.SharedMemory.Telemetry do
     :persistent_term.put(@key, wanted? and loaded?)
   end
 
+  @doc false
+  @spec forget() :: boolean()
+  def forget, do: :persistent_term.erase(@key)
+
   @doc "Whether events are emitted at all."
   @spec enabled?() :: boolean()
   def enabled?, do: :persistent_term.get(@key, false)
@@ -109,6 +119,16 @@ defmodule Snakepit.SharedMemory.Telemetry do
         :telemetry.execute(@prefix ++ [unquote(family), event], measurements, metadata)
       end
 
+      :ok
+    end
+  end
+
+  # The same from a process of our own, which must not run others' code: somebody else does, soon.
+  @doc false
+  @spec post(atom(), atom(), map(), map()) :: :ok
+  for {family, events} <- @families do
+    def post(unquote(family), event, measurements, metadata) when event in unquote(events) do
+      if enabled?(), do: Outbox.post(@prefix ++ [unquote(family), event], measurements, metadata)
       :ok
     end
   end
@@ -132,7 +152,7 @@ defmodule Snakepit.SharedMemory.Telemetry do
   @spec owner_down(pid(), non_neg_integer(), non_neg_integer()) :: :ok
   def owner_down(pid, regions, mappings) do
     Recorder.event(:owner_down)
-    cleanup(:owner_down, %{regions: regions, mappings: mappings}, %{pid: pid})
+    post(:cleanup, :owner_down, %{regions: regions, mappings: mappings}, %{pid: pid})
   end
 
   @doc false
@@ -140,7 +160,7 @@ defmodule Snakepit.SharedMemory.Telemetry do
   def process_ended(namespace, os_pid, name) do
     Recorder.event(:process_ended)
     metadata = %{namespace: namespace, os_pid: os_pid, name: name}
-    cleanup(:process_ended, %{count: 1}, metadata)
+    post(:cleanup, :process_ended, %{count: 1}, metadata)
   end
 
   @doc false
@@ -153,7 +173,7 @@ defmodule Snakepit.SharedMemory.Telemetry do
       cleared_readers: report.cleared_readers
     }
 
-    Recorder.event(:sweeps)
+    if Enum.any?(measurements, fn {_event, amount} -> amount > 0 end), do: Recorder.event(:sweeps)
     Enum.each(measurements, fn {event, amount} -> Recorder.event(event, amount) end)
 
     metadata = %{
@@ -162,14 +182,14 @@ defmodule Snakepit.SharedMemory.Telemetry do
       report: Map.delete(report, :next_due)
     }
 
-    cleanup(:swept, measurements, metadata)
+    by(source, :cleanup, :swept, measurements, metadata)
   end
 
   @doc false
   @spec cleanup_failed(String.t(), String.t()) :: :ok
   def cleanup_failed(namespace, reason) do
     Recorder.event(:failed)
-    cleanup(:failed, %{count: 1}, %{namespace: namespace, reason: reason})
+    post(:cleanup, :failed, %{count: 1}, %{namespace: namespace, reason: reason})
   end
 
   @doc false
@@ -184,7 +204,7 @@ defmodule Snakepit.SharedMemory.Telemetry do
     }
 
     metadata = %{namespace: namespace, source: source, status: report.status, report: report}
-    emit(:health, :checked, measurements, metadata)
+    by(source, :health, :checked, measurements, metadata)
   end
 
   @doc false
@@ -199,29 +219,29 @@ defmodule Snakepit.SharedMemory.Telemetry do
       changes: changes
     }
 
-    emit(:config, :changed, measurements, metadata)
+    post(:config, :changed, measurements, metadata)
   end
 
   @doc false
   @spec marked(String.t()) :: :ok
-  def marked(region), do: cleanup(:marked, %{count: 1}, %{region: region})
+  def marked(region), do: post(:cleanup, :marked, %{count: 1}, %{region: region})
 
   @doc false
   @spec expired(String.t(), pos_integer(), :idle | :unreferenced) :: :ok
   def expired(region, bytes, reason) do
-    cleanup(:expired, %{count: 1, bytes: bytes}, %{region: region, reason: reason})
+    post(:cleanup, :expired, %{count: 1, bytes: bytes}, %{region: region, reason: reason})
   end
 
   @doc false
-  @spec released(:session | :worker, String.t(), map()) :: :ok
-  def released(kind, id, report) do
+  @spec released(:session | :worker, String.t(), map(), :sweep | :call) :: :ok
+  def released(kind, id, report, source) do
     measurements = %{
       regions: length(report.removed),
       failed: length(report.failed),
       bytes: report.bytes
     }
 
-    cleanup(:released, measurements, %{kind: kind, id: id})
+    by(source, :cleanup, :released, measurements, %{kind: kind, id: id})
   end
 
   @doc false
@@ -230,12 +250,15 @@ defmodule Snakepit.SharedMemory.Telemetry do
     metadata =
       limit |> Map.take([:limit, :scope, :unit]) |> Map.put(:recommendation, recommendation)
 
-    emit(:limit, event, Map.take(limit, [:used, :maximum]), metadata)
+    post(:limit, event, Map.take(limit, [:used, :maximum]), metadata)
   end
 
-  defp cleanup(event, measurements, metadata) do
-    emit(:cleanup, event, measurements, metadata)
-  end
+  # A call emits in its caller, as the spans do.
+  defp by(:call, family, event, measurements, metadata),
+    do: emit(family, event, measurements, metadata)
+
+  defp by(_ours, family, event, measurements, metadata),
+    do: post(family, event, measurements, metadata)
 
   defp timed(operation, bytes, fun) do
     started = System.monotonic_time()

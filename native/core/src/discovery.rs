@@ -12,58 +12,22 @@ mod known;
 mod watch;
 
 use crate::error::{Result, ShmError};
-use crate::layout::SegmentState;
+use crate::inspect;
 use crate::name::{DEFAULT_DIR, DEFAULT_NAMESPACE, Place};
 use crate::participant::{self, Participant};
 use crate::platform;
 use crate::platform::watch::{Change, Watch};
 use crate::reclaim;
 use crate::segment::corrupted;
-use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
+pub use crate::inspect::SegmentInfo;
 use known::Known;
 pub use watch::{SegmentChange, SegmentWatch};
-
-/// What a list says about a segment.
-#[derive(Debug, Clone, Serialize)]
-pub struct SegmentInfo {
-    /// The segment's name.
-    pub name: String,
-    /// Longest value, in bytes.
-    pub size: usize,
-    /// Process that holds the writer claim; 0 = nobody.
-    pub writer_pid: u32,
-    /// When it was created.
-    pub created_at: SystemTime,
-    /// When its current value was published; when it was created before the first value, or without
-    /// timestamps.
-    pub last_accessed: SystemTime,
-    /// Attached readers.
-    pub reader_count: u32,
-    /// Its namespace.
-    pub namespace: String,
-    /// Its module, `_` written `-`.
-    pub module: String,
-    /// Its file, in the namespace's directory.
-    pub file: String,
-    /// Number of slots.
-    pub slots: usize,
-    /// Version of the current value, 0 = none.
-    pub version: u64,
-    /// One more with every writer.
-    pub generation: u32,
-    /// State.
-    pub state: SegmentState,
-    /// Length of the current value, in bytes; 0 when there is none or it is being overwritten.
-    pub len: usize,
-    /// Whether it waits for another writer: its own has died, or has given it up.
-    pub orphaned: bool,
-}
 
 /// All that a namespace has.
 #[derive(Debug, Clone)]
@@ -147,39 +111,47 @@ impl SegmentDiscovery {
     /// [`ShmError::PermissionDenied`] or [`ShmError::Io`] when the directory cannot be read or
     /// watched.
     pub fn list(&self) -> Result<Vec<SegmentInfo>> {
-        {
-            let mut memory = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            if matches!(&*memory, Memory::Fresh) {
-                *memory = Memory::AskedOnce;
-                drop(memory);
-                return self.glance();
-            }
+        if self.is_first() {
+            return Ok(self.glance()?.segments);
         }
         self.with_seen(Seen::list)
     }
 
-    /// Looks at one segment after the other and keeps none: of ten thousand, mapped all at once, a process
-    /// that has as many itself would run out of memory areas.
-    fn glance(&self) -> Result<Vec<SegmentInfo>> {
+    /// Looks at one segment after the other, and maps none: a process that has as many regions mapped itself
+    /// has no memory areas left for that.
+    fn glance(&self) -> Result<Survey> {
         let names = reclaim::names(&self.place)?;
-        let participant = match names.is_empty() {
-            true => None,
-            false => participant::join(&self.place).ok(),
-        };
+        // Held, so that not each look at a segment joins anew.
+        let _participant = (!names.is_empty()).then(|| participant::join(&self.place).ok());
         let (mut pids, mut living) = (HashMap::new(), HashMap::new());
-        let mut infos = Vec::with_capacity(names.len());
+        let mut found = Survey {
+            segments: Vec::with_capacity(names.len()),
+            corrupted: Vec::new(),
+        };
         for name in names {
-            let known = Known::open(&self.place, &name);
-            match known.and_then(|known| known.info(&mut pids, &mut living, participant.as_ref())) {
-                Ok(info) => infos.push(info),
+            match inspect::glance(&self.place, &name, &mut pids, &mut living) {
+                Ok(info) => found.segments.push(info),
                 Err(ShmError::NotFound { .. }) => {}
                 Err(error @ (ShmError::ResourceExhausted { .. } | ShmError::Io { .. })) => {
                     return Err(error);
                 }
-                Err(error) => tracing::warn!(%name, %error, "isolated"),
+                Err(error) => {
+                    tracing::warn!(%name, %error, "isolated");
+                    found.corrupted.push((name, error.to_string()));
+                }
             }
         }
-        Ok(infos)
+        Ok(found)
+    }
+
+    /// Whether this is the first question; the next is not.
+    fn is_first(&self) -> bool {
+        let mut memory = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = matches!(&*memory, Memory::Fresh);
+        if first {
+            *memory = Memory::AskedOnce;
+        }
+        first
     }
 
     /// Segments that nobody can attach to, and what is wrong with each.
@@ -197,6 +169,9 @@ impl SegmentDiscovery {
     ///
     /// As [`Self::list`].
     pub fn survey(&self) -> Result<Survey> {
+        if self.is_first() {
+            return self.glance();
+        }
         self.with_seen(|seen, participant| {
             let segments = seen.list(participant); // finds what went bad since it was opened
             let broken = seen.segments.iter().filter_map(|(name, known)| {
@@ -253,13 +228,7 @@ impl SegmentDiscovery {
         if matches!(&*memory, Memory::Keeps(seen) if seen.epoch != platform::fork::epoch()) {
             *memory = Memory::AskedOnce;
         }
-        let mut once;
         let seen = match &mut *memory {
-            Memory::Fresh => {
-                *memory = Memory::AskedOnce;
-                once = Seen::new(&self.place, None)?;
-                &mut once
-            }
             Memory::Keeps(seen) => {
                 // What it was told and could not look at it would not be told again.
                 if let Err(error) = seen.update(&self.place) {
@@ -268,7 +237,7 @@ impl SegmentDiscovery {
                 }
                 seen
             }
-            asked @ Memory::AskedOnce => {
+            asked => {
                 *asked = Memory::Keeps(Seen::watching(&self.place)?);
                 let Memory::Keeps(seen) = asked else {
                     return Err(corrupted(&self.place.namespace, "nothing seen"));

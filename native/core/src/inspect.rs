@@ -14,10 +14,47 @@ use crate::platform;
 use crate::reclaim;
 use crate::segment::{corrupted, read_geometry};
 use serde::Serialize;
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// What a list says about a segment.
+#[derive(Debug, Clone, Serialize)]
+pub struct SegmentInfo {
+    /// The segment's name.
+    pub name: String,
+    /// Longest value, in bytes.
+    pub size: usize,
+    /// Process that holds the writer claim; 0 = nobody.
+    pub writer_pid: u32,
+    /// When it was created.
+    pub created_at: SystemTime,
+    /// When its current value was published; when it was created before the first value, or without
+    /// timestamps.
+    pub last_accessed: SystemTime,
+    /// Attached readers.
+    pub reader_count: u32,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its module, `_` written `-`.
+    pub module: String,
+    /// Its file, in the namespace's directory.
+    pub file: String,
+    /// Number of slots.
+    pub slots: usize,
+    /// Version of the current value, 0 = none.
+    pub version: u64,
+    /// One more with every writer.
+    pub generation: u32,
+    /// State.
+    pub state: SegmentState,
+    /// Length of the current value, in bytes; 0 when there is none or it is being overwritten.
+    pub len: usize,
+    /// Whether it waits for another writer: its own has died, or has given it up.
+    pub orphaned: bool,
+}
 
 /// Everything that can be seen of a segment from outside.
 ///
@@ -136,6 +173,35 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(std::array::from_fn(|i| bytes[at + i]))
 }
 
+/// Whose a table entry is, when it is anybody's.
+fn reader_key(entry: &[u8]) -> Option<u64> {
+    Some(u64_at(entry, reader_entry::KEY)).filter(|key| *key != 0 && *key != reader_entry::CLEARING)
+}
+
+/// What a list says of a segment, without a mapping of it. `pids` are process ids by participant key.
+pub(crate) fn glance(
+    place: &Place,
+    name: &str,
+    pids: &mut HashMap<u64, u32>,
+    living: &mut HashMap<u64, bool>,
+) -> Result<SegmentInfo> {
+    let look = match Look::open(place, name) {
+        // The metadata goes first: without its file it is damaged, unless both went just now.
+        Err(ShmError::NotFound { .. }) => {
+            Meta::load(place, name)?;
+            return Err(corrupted(name, "its file is missing"));
+        }
+        look => look?,
+    };
+    if look.geometry.created_ns != look.meta.created_ns {
+        return Err(corrupted(
+            name,
+            "metadata and segment do not belong together",
+        ));
+    }
+    look.info(pids, living)
+}
+
 impl Look {
     fn open(place: &Place, name: &str) -> Result<Self> {
         let meta = Meta::load(place, name)?;
@@ -179,10 +245,12 @@ impl Look {
         self.participant.as_ref()?.describe(key)
     }
 
-    fn orphaned(&self, writer: u64) -> Result<bool> {
+    /// `living` is asked once for each process, not for each segment.
+    fn orphaned(&self, writer: u64, living: &mut HashMap<u64, bool>) -> Result<bool> {
         let since = u64_at(&self.head, header::ORPHANED);
         // Whoever cannot look into the table condemns nobody.
-        let is_alive = |key| self.participant.as_ref().is_none_or(|p| p.is_alive(key));
+        let look = |key| self.participant.as_ref().is_none_or(|p| p.is_alive(key));
+        let is_alive = |key| *living.entry(key).or_insert_with(|| look(key));
         Ok(reclaim::is_orphan(self.state()?, writer, since, is_alive))
     }
 
@@ -210,19 +278,24 @@ impl Look {
         Ok(whole.then(|| (len as usize, u64_at(&bytes, slot::TIMESTAMP))))
     }
 
-    fn readers(&self) -> Vec<ReaderReport> {
+    /// The part of the reader table that has ever been used.
+    fn reader_table(&self) -> Vec<u8> {
         let control: [u8; 8] = self.read(self.geometry.control);
         let high = (u32_at(&control, control::HIGH) as usize).min(self.geometry.max_readers);
         let mut table = vec![0u8; high * READER_ENTRY];
         let at = self.geometry.control + READER_TABLE;
         let _ = platform::read_at(self.file.as_fd(), &mut table, at as u64);
-        let participant = self.participant.as_ref();
         table
+    }
+
+    fn readers(&self) -> Vec<ReaderReport> {
+        let participant = self.participant.as_ref();
+        self.reader_table()
             .chunks_exact(READER_ENTRY)
             .enumerate()
             .filter_map(|(entry, bytes)| {
-                let key = u64_at(bytes, reader_entry::KEY);
-                (key != 0 && key != reader_entry::CLEARING).then(|| ReaderReport {
+                let key = reader_key(bytes)?;
+                Some(ReaderReport {
                     entry,
                     process: participant.and_then(|p| p.describe(key)),
                     alive: participant.map(|p| p.is_alive(key)),
@@ -233,10 +306,47 @@ impl Look {
             .collect()
     }
 
+    /// What a list says, by the same rules as of a segment that is kept mapped.
+    fn info(
+        &self,
+        pids: &mut HashMap<u64, u32>,
+        living: &mut HashMap<u64, bool>,
+    ) -> Result<SegmentInfo> {
+        let (version, _slot) = self.published()?;
+        let current = self.current()?;
+        let created_at = self.created_at();
+        let written = current.filter(|(_, at)| *at != 0).and_then(|(_, at)| {
+            let age = Duration::from_nanos(platform::monotonic_ns().saturating_sub(at));
+            SystemTime::now().checked_sub(age)
+        });
+        let key = u64_at(&self.head, header::WRITER);
+        Ok(SegmentInfo {
+            name: self.meta.name.clone(),
+            size: self.geometry.capacity,
+            writer_pid: *pids
+                .entry(key)
+                .or_insert_with(|| self.writer().map_or(0, |process| process.pid)),
+            created_at,
+            last_accessed: written.unwrap_or(created_at),
+            reader_count: self
+                .reader_table()
+                .chunks_exact(READER_ENTRY)
+                .filter_map(reader_key)
+                .count() as u32,
+            namespace: self.meta.namespace.clone(),
+            module: self.meta.module.clone(),
+            file: self.meta.file.clone(),
+            slots: self.geometry.slots,
+            version,
+            generation: self.generation(),
+            state: self.state()?,
+            len: current.map_or(0, |(len, _)| len),
+            orphaned: self.orphaned(key, living)?,
+        })
+    }
+
     fn created_at(&self) -> SystemTime {
-        UNIX_EPOCH
-            .checked_add(Duration::from_nanos(self.geometry.created_ns))
-            .unwrap_or(UNIX_EPOCH)
+        since_1970(self.geometry.created_ns)
     }
 
     fn report(&self) -> Result<SegmentReport> {
@@ -268,7 +378,7 @@ impl Look {
                 .as_ref()
                 .filter(|_| writer_key != 0)
                 .map(|p| p.is_alive(writer_key)),
-            orphaned: self.orphaned(writer_key)?,
+            orphaned: self.orphaned(writer_key, &mut HashMap::new())?,
             version,
             current_slot,
             len: current.map_or(0, |(len, _)| len),
@@ -303,4 +413,10 @@ impl SegmentOptions {
         let place = self.place()?;
         Look::open(&place, &self.name)?.report()
     }
+}
+
+pub(crate) fn since_1970(ns: u64) -> SystemTime {
+    UNIX_EPOCH
+        .checked_add(Duration::from_nanos(ns))
+        .unwrap_or(UNIX_EPOCH)
 }

@@ -66,6 +66,24 @@ defmodule Snakepit.SharedMemory.ApplicationTest do
     assert {:ok, _} = SharedMemory.allocate_region(4096, place)
   end
 
+  test "a directory written with a slash at its end: one region, whatever names it", %{dir: dir} do
+    with_config([dir: dir <> "/"], fn ->
+      id = SharedMemory.allocate_region!(4096)
+      region = SharedMemory.map_region!(id)
+
+      for {name, opts} <- [{region, []}, {id, []}, {id, [dir: dir]}, {id, [dir: dir <> "/"]}] do
+        assert SharedMemory.get_region_info!(name, opts).owner_pid == self()
+        assert {:ok, [_ | _]} = SharedMemory.history(name, opts)
+      end
+
+      assert [%{id: ^id}] = SharedMemory.list_regions!(local: true, dir: dir <> "/")
+      assert {:ok, ^id} = SharedMemory.deallocate_region(region)
+      assert code(SharedMemory.read(id)) == :not_found
+      assert {:ok, ^id} = SharedMemory.allocate_region(4096, name: id)
+      SharedMemory.deallocate_region!(id)
+    end)
+  end
+
   test "enabled: false: every call says so, nothing runs", %{place: place} do
     with_config([enabled: false], fn ->
       for call <- every_call(place), do: assert(code(call.()) == :disabled)

@@ -192,6 +192,27 @@ defmodule Snakepit.SharedMemory.ExchangeTest do
       assert fetch(handle, place) == {:ok, "the value"}
     end
 
+    test "that is small in memory and endless to walk through", context do
+      %{handle: handle, place: place} = context
+      # Ten million items, all of them the same few lists.
+      nested = Enum.reduce(1..3, 1, fn _, inner -> List.duplicate(inner, 60) end)
+      shared = for n <- 1..40, into: handle, do: {"k#{n}", nested}
+      long = String.duplicate("x", 50_000_000)
+
+      for hostile <- [
+            shared,
+            Map.put(handle, "shape", nested),
+            Map.put(handle, "name", long),
+            Map.put(handle, long, 1),
+            Map.merge(handle, Map.new(1..50, &{"k#{&1}", String.duplicate("x", 1_000_000)}))
+          ] do
+        {us, answer} = :timer.tc(fn -> fetch(hostile, place) end)
+        assert code(answer) == :invalid_handle
+        # It is looked at on a normal scheduler.
+        assert us < 200_000
+      end
+    end
+
     test "that is none", %{place: place} do
       for thing <- [nil, "target", 1, [], %{}, %{"name" => "target"}, self(), {:ok, %{}}] do
         assert code(fetch(thing, place)) == :invalid_handle

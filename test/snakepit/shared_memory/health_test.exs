@@ -42,6 +42,8 @@ defmodule Snakepit.SharedMemory.HealthTest do
     Segments.orphans(Registry.audit(@patience), Listing.list(place), place, config)
   end
 
+  defp listed(place), do: Native.list(place[:namespace], place[:dir])
+
   defp config(settings \\ []) do
     {:ok, config} = Config.new(settings)
     config
@@ -56,7 +58,7 @@ defmodule Snakepit.SharedMemory.HealthTest do
     assert is_integer(us) and us >= 0
 
     assert Health.checks() ==
-             ~w(processes reaper bookkeeping segments orphans limits space guard)a
+             ~w(processes reaper events bookkeeping segments orphans limits space guard)a
   end
 
   test "bad options" do
@@ -112,6 +114,65 @@ defmodule Snakepit.SharedMemory.HealthTest do
     end
   end
 
+  describe "R13.4 what is kept for nobody" do
+    defp dead do
+      {pid, monitor} = spawn_monitor(fn -> :ok end)
+      receive do: ({:DOWN, ^monitor, :process, ^pid, _reason} -> pid)
+    end
+
+    test "a right to write of a process that has ended", %{place: place} do
+      row = {"key", dead(), make_ref(), nil, :held}
+      :ets.insert(:snakepit_shm_writers, row)
+      assert [finding] = findings(place, :bookkeeping)
+      assert sound?(finding) and finding.severity == :critical
+      assert finding.message == "rights to write of processes that have ended"
+      assert finding.evidence == %{rows: [row]}
+      :ets.delete(:snakepit_shm_writers, "key")
+      assert findings(place, :bookkeeping) == []
+    end
+
+    test "a reference of a process that has ended, to a region that is not there", %{place: place} do
+      {pid, token} = {dead(), make_ref()}
+      Table.add_reference("key", pid, pid, token)
+      messages = place |> findings(:bookkeeping) |> Enum.map(& &1.message)
+      assert "references of processes that have ended" in messages
+      assert "references to regions that are gone" in messages
+      Table.take_reference("key", pid)
+      assert findings(place, :bookkeeping) == []
+    end
+
+    test "a mapping of a process that has ended", %{place: place} do
+      id = SharedMemory.allocate_region!(4096, place)
+      region = SharedMemory.map_region!(id, place)
+      row = {ref, key, pid} = {make_ref(), key(id, place), dead()}
+      # However many columns it has by now.
+      like = :ets.lookup(:snakepit_shm_mappings, region.ref) |> hd() |> Tuple.to_list()
+      :ets.insert(:snakepit_shm_mappings, List.to_tuple([ref, key, pid | Enum.drop(like, 3)]))
+      found = findings(place, :bookkeeping)
+
+      assert [finding] =
+               Enum.filter(found, &(&1.message == "mappings of processes that have ended"))
+
+      assert finding.evidence == %{rows: [row]}
+      :ets.delete(:snakepit_shm_mappings, ref)
+      assert findings(place, :bookkeeping) == []
+    end
+
+    test "processes that have only just ended are none", %{place: place} do
+      for _ <- 1..20 do
+        {_, holder} =
+          in_process(fn ->
+            id = SharedMemory.allocate_region!(4096, [slots: 1] ++ place)
+            for _ <- 1..20, do: SharedMemory.map_region!(id, place)
+            SharedMemory.ReferenceCounter.increment(id, self(), place)
+          end)
+
+        kill(holder)
+        assert findings(place, :bookkeeping) == []
+      end
+    end
+  end
+
   describe "R13.4 segments" do
     setup %{place: place} do
       id = SharedMemory.allocate_region!(4096, place)
@@ -159,6 +220,14 @@ defmodule Snakepit.SharedMemory.HealthTest do
       assert [%{message: message, evidence: %{mappings: 1}}] = findings(place, :segments)
       assert message =~ "table of readers is empty"
       :ets.delete(:snakepit_shm_mappings, ref)
+    end
+
+    test "a mapping of an earlier region of the name is no finding", %{id: id, place: place} do
+      region = SharedMemory.map_region!(id, place)
+      SharedMemory.deallocate_region!(id, place)
+      SharedMemory.allocate_region!(4096, [name: id] ++ place)
+      assert SharedMemory.health_check!([timeout: @patience] ++ place).findings == []
+      SharedMemory.unmap_region!(region)
     end
 
     test "a region that goes while it is looked at is no finding", %{id: id, place: place} do

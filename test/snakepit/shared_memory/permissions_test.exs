@@ -17,6 +17,13 @@ defmodule Snakepit.SharedMemory.PermissionsTest do
     assert Permissions.mode(%{group: :read_only}) == {:ok, 0o640}
   end
 
+  test "every mode that is taken is shown as what it is; the message lists them all" do
+    taken = for mode <- 0..0o7777, {:ok, ^mode} <- [Permissions.mode(mode)], do: mode
+    assert length(taken) == 9
+    for mode <- taken, do: assert(Permissions.mode(Permissions.to_map(mode)) == {:ok, mode})
+    for mode <- taken, do: assert(Permissions.expected() =~ "0o" <> Integer.to_string(mode, 8))
+  end
+
   test "what no region can have is refused" do
     for bad <- [
           %{owner: :read_only},
@@ -25,6 +32,14 @@ defmodule Snakepit.SharedMemory.PermissionsTest do
           %{group: 6},
           %{user: :read_only},
           %{"group" => :read_only},
+          0o000,
+          0o400,
+          0o602,
+          0o622,
+          0o610,
+          0o645,
+          0o700,
+          0o777,
           0o1000,
           -1,
           nil,

@@ -116,6 +116,21 @@ defmodule Snakepit.SharedMemory.ReadingTest do
       assert eventually(fn -> Enum.filter(mappings(dir), &(&1 =~ "foreign")) == [] end)
     end
 
+    test "a mapping of a region that has gone: its value, or that it is closed", %{place: place} do
+      for {values, answer} <- [{["kept"], {:ok, "kept"}}, {[], :closed}] do
+        id = SharedMemory.allocate_region!(4096, place)
+        region = SharedMemory.map_region!(id, place)
+        for value <- values, do: SharedMemory.write!(region, value)
+        if values == [], do: assert(code(SharedMemory.read(region)) == :empty)
+        SharedMemory.deallocate_region!(id, place)
+        assert code(SharedMemory.read(region)) == answer
+        assert code(SharedMemory.read(region, offset: 0)) == answer
+        assert code(SharedMemory.write(region, "more")) == :closed
+        SharedMemory.unmap_region!(region)
+        assert code(SharedMemory.read(region)) == :closed
+      end
+    end
+
     test "things that are no region", %{place: place} do
       assert code(SharedMemory.read("nobody", place)) == :not_found
       assert code(SharedMemory.read("nobody")) == :not_found

@@ -5,7 +5,7 @@ defmodule Snakepit.SharedMemory.RecommendationsTest do
 
   @operations ~w(allocate map cleanup read write fetch)a
   @events ~w(allocated deallocated sweeps removed corrupted recovered cleared_readers failed
-             owner_down process_ended)a
+             owner_down process_ended events_dropped)a
   @limits %{max_regions: 1000, max_total_memory: 1_000_000_000}
 
   # Statistics as they are made, from made-up counts.

@@ -94,7 +94,7 @@ defmodule Snakepit.SharedMemory.ReconfigurationTest do
   test "events can be switched off and on" do
     Listener.attach(self())
     assert {:ok, _} = SharedMemory.reconfigure(telemetry_enabled: false)
-    assert_received {:event, [_, _, :config, :changed], _, %{applied: [:telemetry_enabled]}}
+    assert_receive {:event, [_, _, :config, :changed], _, %{applied: [:telemetry_enabled]}}
     refute Telemetry.enabled?()
     SharedMemory.read("nobody")
     refute_received {:event, [_, _, :region | _], _, _}
@@ -196,7 +196,7 @@ defmodule Snakepit.SharedMemory.ReconfigurationTest do
              ~s(max_regions 5 \(was 10000\); after a restart: namespace "later" \(was "#{namespace}"\))
 
     event = [:snakepit, :shared_memory, :config, :changed]
-    assert_received {:event, ^event, %{applied: 1, needs_restart: 1}, metadata}
+    assert_receive {:event, ^event, %{applied: 1, needs_restart: 1}, metadata}
 
     assert %{namespace: ^namespace, applied: [:max_regions], needs_restart: [:namespace]} =
              metadata

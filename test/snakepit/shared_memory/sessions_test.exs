@@ -2,7 +2,7 @@ defmodule Snakepit.SharedMemory.SessionsTest do
   # Changes who is asked about sessions, for the whole application.
   use Snakepit.SharedMemory.Case, async: false
 
-  alias Snakepit.SharedMemory.{Listener, Sessions, SessionSource, Table}
+  alias Snakepit.SharedMemory.{Listener, SessionSource, Table}
 
   defmodule Source do
     @moduledoc false
@@ -23,6 +23,9 @@ defmodule Snakepit.SharedMemory.SessionsTest do
       case Map.get(answers, asked, :ended) do
         :raise -> raise "no answer"
         :exit -> exit(:no_answer)
+        :throw -> throw(:no_answer)
+        :nonsense -> {:ok, :active}
+        :hang -> Process.sleep(:infinity)
         state -> state
       end
     end
@@ -124,7 +127,7 @@ defmodule Snakepit.SharedMemory.SessionsTest do
       Source.say(%{{:session, "s"} => :active})
       SharedMemory.allocate_region!(4096, [name: "s1", session: "s"] ++ place)
 
-      for state <- [:unknown, :raise, :exit] do
+      for state <- [:unknown, :raise, :exit, :throw, :nonsense] do
         Source.say(%{{:session, "s"} => state})
         for _ <- 1..5, do: assert_receive({:asked, {:session, "s"}}, 10_000)
         assert ids(place) == ["s1"]
@@ -133,11 +136,53 @@ defmodule Snakepit.SharedMemory.SessionsTest do
       SharedMemory.deallocate_region!("s1", place)
     end)
 
-    with_config([session_source: NoSuchSource], fn ->
-      assert {:ok, id} = SharedMemory.allocate_region(4096, [session: "s"] ++ place)
-      assert :ok = Sessions.sweep()
-      SharedMemory.deallocate_region!(id, place)
+    for state <- [:raise, :exit, :throw, :nonsense] do
+      with_config([session_source: Source], fn ->
+        Source.say(%{{:session, "s"} => state, {:worker, "w"} => state})
+        options = [session: "s", worker: "w"] ++ place
+        assert {:ok, id} = SharedMemory.allocate_region(4096, options)
+        assert Table.leases() == []
+        SharedMemory.deallocate_region!(id, place)
+      end)
+    end
+  end
+
+  @tag :capture_log
+  test "a source that hangs holds up an allocation and a sweep for a second, and no end", %{
+    place: place
+  } do
+    settings = [session_source: Source, cleanup_interval: 10, call_timeout: 200]
+
+    with_config(settings, fn ->
+      Source.say(%{{:session, "s"} => :active})
+      for n <- 1..3, do: Table.put_lease({:session, "other#{n}"})
+      SharedMemory.allocate_region!(4096, [name: "s1", session: "s"] ++ place)
+      Source.say(Map.new(["s", "t" | for(n <- 1..3, do: "other#{n}")], &{{:session, &1}, :hang}))
+      task = Task.async(fn -> SharedMemory.allocate_region(4096, [session: "t"] ++ place) end)
+      assert {:ok, {:ok, _id}} = Task.yield(task, 10_000)
+      # Neither is the sweep gone for good.
+      Source.say(%{})
+      assert eventually(fn -> ids(place) == [] end)
+
+      Source.say(%{{:session, "s"} => :active})
+      SharedMemory.allocate_region!(4096, [name: "s1", session: "s"] ++ place)
+      Source.say(%{{:session, "s"} => :hang})
+      assert_receive {:asked, {:session, "s"}}, 10_000
+      {us, :ok} = :timer.tc(fn -> Application.stop(:snakepit_shared_memory) end)
+      # Whatever was asked had 200 ms.
+      assert us < 20_000_000
     end)
+  end
+
+  test "a source that is none is refused by name" do
+    assert {:error, error} = SharedMemory.reconfigure(session_source: NoSuchSource)
+    assert error.code == :invalid_option
+    assert error.message =~ "option :session_source: expected a module that can be loaded"
+    assert {:error, error} = SharedMemory.reconfigure(session_source: Table)
+
+    assert error.message =~ "expected a module with session_state/1 and worker_state/1"
+    assert SharedMemory.reconfigure!(session_source: Source).applied == [:session_source]
+    assert SharedMemory.reconfigure!(session_source: SessionSource.Snakepit).applied != []
   end
 
   describe "Snakepit" do

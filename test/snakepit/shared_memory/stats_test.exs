@@ -4,7 +4,8 @@ defmodule Snakepit.SharedMemory.StatsTest do
 
   import ExUnit.CaptureLog
 
-  alias Snakepit.SharedMemory.{Histogram, Recorder, Registry, Stats}
+  alias Snakepit.SharedMemory.{Histogram, Recorder, ReferenceCounter, Registry}
+  alias Snakepit.SharedMemory.{SecurityController, Stats}
 
   setup do
     SharedMemory.reset_stats!()
@@ -157,11 +158,87 @@ defmodule Snakepit.SharedMemory.StatsTest do
     report = %{removed: [%{}, %{}], corrupted: [%{}], recovered: [], cleared_readers: 4}
     Snakepit.SharedMemory.Telemetry.swept("ns", :call, report)
     Snakepit.SharedMemory.Telemetry.cleanup_failed("ns", "why")
-    SharedMemory.cleanup_regions!(place)
+    # Those find nothing, and are not counted.
+    for _ <- 1..5, do: SharedMemory.cleanup_regions!(place)
     cleanup = SharedMemory.stats!().cleanup
-    assert %{removed: 2, corrupted: 1, recovered: 0} = cleanup
-    # The application's own sweeps count too.
-    assert cleanup.sweeps >= 2 and cleanup.failed >= 1 and cleanup.cleared_readers >= 4
+    assert %{sweeps: 1, removed: 2, corrupted: 1, recovered: 0, cleared_readers: 4} = cleanup
+    assert cleanup.failed >= 1
+  end
+
+  test "R9.1 errors of every operation are counted, of each by itself", %{place: place} do
+    nobody = "nobody"
+
+    calls = [
+      get_region_info: fn -> SharedMemory.get_region_info(nobody, place) end,
+      list_regions: fn -> SharedMemory.list_regions(place ++ [no: 1]) end,
+      handle: fn -> SharedMemory.handle(nobody, place) end,
+      history: fn -> SharedMemory.history(nobody, place) end,
+      health_check: fn -> SharedMemory.health_check(no: 1) end,
+      reconfigure: fn -> SharedMemory.reconfigure(no: 1) end,
+      release_session: fn -> SharedMemory.release_session(nil) end,
+      release_worker: fn -> SharedMemory.release_worker(nil) end,
+      set_active: fn -> SharedMemory.set_active(make_ref(), true) end,
+      unsubscribe: fn -> SharedMemory.unsubscribe(:no) end,
+      increment: fn -> ReferenceCounter.increment(nobody, self(), place) end,
+      decrement: fn -> ReferenceCounter.decrement(nobody, self(), place) end,
+      get_count: fn -> ReferenceCounter.get_count(nobody, place) end,
+      get_references: fn -> ReferenceCounter.get_references(nobody, place) end,
+      validate_access: fn -> SecurityController.validate_access(nobody, self(), :read) end,
+      apply_security_policy: fn ->
+        SecurityController.apply_security_policy(nobody, "x", :high)
+      end,
+      secure_cleanup: fn -> SecurityController.secure_cleanup(nobody, "x", :high) end,
+      cleanup: fn -> SharedMemory.cleanup_regions(no: 1) end,
+      allocate: fn -> SharedMemory.allocate_region(1, place) end,
+      map: fn -> SharedMemory.map_region(nobody, place) end,
+      unmap: fn -> SharedMemory.unmap_region(nobody, place) end,
+      deallocate: fn -> SharedMemory.deallocate_region(nobody, place) end,
+      write: fn -> SharedMemory.write(nobody, "x", place) end,
+      read: fn -> SharedMemory.read(nobody, place) end,
+      seal: fn -> SharedMemory.seal(nobody, place) end,
+      binary: fn -> SharedMemory.binary(nobody, place) end,
+      share: fn -> SharedMemory.share("", place) end,
+      fetch: fn -> SharedMemory.fetch(nil, place) end,
+      subscribe: fn -> SharedMemory.subscribe(nobody, place) end,
+      with_writer: fn -> SharedMemory.with_writer(nobody, [timeout: 0] ++ place, & &1) end
+    ]
+
+    for {name, call} <- calls do
+      SharedMemory.reset_stats!()
+      code = code(call.())
+      assert is_atom(code)
+      stats = SharedMemory.stats!()
+      assert stats.error_counts == %{code => 1}, "#{name}"
+      assert stats.operations[name].errors == %{code => 1}
+    end
+
+    # None was left out.
+    assert SharedMemory.stats!().operations |> Map.keys() |> Enum.sort() ==
+             calls |> Keyword.keys() |> Enum.sort()
+  end
+
+  test "calls that are not timed are counted", %{place: place} do
+    id = SharedMemory.allocate_region!(4096, place)
+    SharedMemory.reset_stats!()
+    for _ <- 1..3, do: SharedMemory.get_region_info!(id, place)
+    assert %{count: 3, samples: 0, errors: %{}} = operation(:get_region_info)
+  end
+
+  test "a reset replaces no persistent term, and nothing stays of them when the application ends" do
+    terms = fn -> :persistent_term.get() |> Enum.map(&elem(&1, 0)) |> MapSet.new() end
+
+    ours = fn ->
+      Enum.filter(terms.(), &(inspect(&1) =~ ~r/snakepit_shm|SharedMemory\.Config/))
+    end
+
+    before = Map.new(:persistent_term.get())
+    SharedMemory.reset_stats!()
+    assert Map.new(:persistent_term.get()) == before
+    assert ours.() != []
+    :ok = Application.stop(:snakepit_shared_memory)
+    left = ours.()
+    {:ok, _} = Application.ensure_all_started(:snakepit_shared_memory)
+    assert left == []
   end
 
   test "a reset answers what was, and starts from zero", %{place: place} do
@@ -277,7 +354,7 @@ defmodule Snakepit.SharedMemory.StatsTest do
     recorded = %{
       since: now,
       operations: Map.new(names, &{&1, calls}),
-      events: %{allocated: 0, deallocated: 0, sweeps: 0}
+      events: %{allocated: 0, deallocated: 0, events_dropped: 0, sweeps: 0}
     }
 
     stats = Stats.of(recorded, [], now)

@@ -7,7 +7,7 @@ defmodule Snakepit.SharedMemory.StrangersTest do
 
   alias Snakepit.SharedMemory.{Clock, Config, Error, Expiry, Health, Janitor, Jobs, Manager}
   alias Snakepit.SharedMemory.{Membership, Platform, Reconfiguration, ReferenceCounter}
-  alias Snakepit.SharedMemory.{Registry, SecurityController, Writers}
+  alias Snakepit.SharedMemory.{Registry, SecurityController, Telemetry, Writers}
 
   @patience 60_000
   @supervisor Snakepit.SharedMemory.Supervisor
@@ -21,7 +21,8 @@ defmodule Snakepit.SharedMemory.StrangersTest do
     Health.Monitor,
     Reconfiguration,
     Error.Log,
-    Clock
+    Clock,
+    Telemetry.Outbox
   ]
 
   # What is like a message of ours but for what is in it.
@@ -50,6 +51,7 @@ defmodule Snakepit.SharedMemory.StrangersTest do
       {:snakepit_shm, :reaper, {:swept, %{removed: [], corrupted: nil}}}
     ],
     Health.Monitor => [{:interval, "often"}, {:interval, -1}],
+    Telemetry.Outbox => [{:post, :what}, {:post, {[], 1, 2}}, {:emitted, :nobody}],
     Registry => [{:waited, :for, :nothing}, {:waited, 0}, {:abandon, "good", nil}],
     Expiry => [{:grace, "good", nil, false}, {:idle, "good", nil}, :sessions],
     Writers => [{{:ended, "good", nil}, nil, :process, nil, nil}]

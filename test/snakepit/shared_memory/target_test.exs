@@ -21,6 +21,21 @@ defmodule Snakepit.SharedMemory.TargetTest do
     assert Target.new("x", %{dir: "/dev/../dev"}, config).key == {"/dev", config.namespace, "x"}
   end
 
+  test "a directory has one spelling, however the configuration and a call write it" do
+    {:ok, plain} = Config.new(dir: "/dev/shm")
+
+    for written <- ["/dev/shm/", "/dev//shm", "/dev/shm/.", "/dev/pts/../shm"] do
+      assert {:ok, ^plain} = Config.new(dir: written)
+      linux = %{platform_options: %{linux: %{shm_path: written}}}
+      assert {:ok, ^plain} = Config.new(linux)
+      assert {:ok, ^plain} = Config.new(Map.put(linux, :dir, "/dev/shm"))
+      assert Target.new("x", %{dir: written}, plain).key == "x"
+    end
+
+    assert {:error, %{code: :invalid_option}} = Config.new(dir: "dev/shm")
+    assert {:ok, ^plain, [:dir]} = Config.change(plain, dir: "/dev/shm/")
+  end
+
   test "an id, a mapping and a handle of one region mean the same", %{place: place} do
     handle = SharedMemory.share!("x", [name: "one"] ++ place)
     region = SharedMemory.map_region!("one", place)

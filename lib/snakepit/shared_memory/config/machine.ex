@@ -3,7 +3,7 @@ defmodule Snakepit.SharedMemory.Config.Machine do
   # Whether what a configuration asks for is to be had: on this machine, and in this version. The
   # core would find most of it out with each call; here a mistake is named once, and by its key.
 
-  alias Snakepit.SharedMemory.{Config, Error, Native, Options}
+  alias Snakepit.SharedMemory.{Config, Error, Native, Options, SessionSource}
 
   # The only value of a key that does what it says, and what the others wait for.
   @not_yet [
@@ -22,7 +22,8 @@ defmodule Snakepit.SharedMemory.Config.Machine do
   def check(config, operation) do
     with :ok <- check_available(config, operation),
          :ok <- check_namespace(config, operation),
-         :ok <- check_dir(config, operation) do
+         :ok <- check_dir(config, operation),
+         :ok <- check_session_source(config, operation) do
       check_huge_pages(config, operation)
     end
   end
@@ -60,6 +61,29 @@ defmodule Snakepit.SharedMemory.Config.Machine do
       expected = "the absolute path of a directory that exists"
       {:error, Options.invalid("option :dir", expected, dir, operation)}
     end
+  end
+
+  defp check_session_source(%{enabled: false}, _operation), do: :ok
+
+  defp check_session_source(%{session_source: source}, operation) do
+    expected =
+      with {:module, _} <- Code.ensure_loaded(source),
+           [_ | _] = missing <- missing(source) do
+        "a module with " <> Enum.map_join(missing, " and ", fn {f, n} -> "#{f}/#{n}" end)
+      else
+        [] -> nil
+        {:error, _why} -> "a module that can be loaded"
+      end
+
+    if expected,
+      do: {:error, Options.invalid("option :session_source", expected, source, operation)},
+      else: :ok
+  end
+
+  defp missing(source) do
+    for {name, arity} <- Enum.sort(SessionSource.behaviour_info(:callbacks)),
+        not function_exported?(source, name, arity),
+        do: {name, arity}
   end
 
   defp check_huge_pages(%{enabled: true, platform_options: %{linux: linux}} = config, operation)

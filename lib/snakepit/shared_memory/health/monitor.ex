@@ -26,6 +26,8 @@ defmodule Snakepit.SharedMemory.Health.Monitor do
 
   @impl true
   def init(config) do
+    config = Config.current(config)
+
     state = %__MODULE__{
       place: [namespace: config.namespace, dir: config.dir],
       interval: Map.get(config, :health_check_interval)

@@ -16,25 +16,23 @@ defmodule Snakepit.SharedMemory.Health.Segments do
   @spec check(audit(), listed(), Target.t()) :: [Health.finding()]
   def check({:error, reason}, _listed, _place), do: Health.unchecked(:segments, reason)
 
-  def check({:ok, audit}, listed, place) do
-    records = live(audit, place)
+  def check({:ok, audit}, {:ok, {reports, _corrupted}}, place) do
+    listed = Map.new(reports, &{&1.id, &1})
+    mapped = Enum.group_by(audit.mappings, &elem(&1, 1), &elem(&1, 0))
 
-    listed =
-      case listed do
-        {:ok, {reports, _corrupted}} -> Map.new(reports, &{&1.id, &1})
-        # Then each is looked at alone, and says what is wrong.
-        {:error, _failure} -> %{}
-      end
-
-    mapped = Enum.frequencies_by(audit.mappings, fn {_ref, key, _pid} -> key end)
-
-    for record <- records,
-        mappings = Map.get(mapped, record.target.key, 0),
-        wrong(record, listed[record.target.id], mappings) != nil,
-        {message, evidence, remedy} <- List.wrap(look_again(record)) do
-      evidence = Map.put(evidence, :region, record.target.id)
-      Health.finding(:segments, :critical, message, evidence, remedy)
+    for %{target: %{key: key, id: id}} = record <- live(audit, place),
+        refs = Map.get(mapped, key, []),
+        wrong(record, listed[id], length(refs)) != nil,
+        {message, evidence, remedy} <- List.wrap(look_again(record, refs)) do
+      Health.finding(:segments, :critical, message, Map.put(evidence, :region, id), remedy)
     end
+  end
+
+  # Then each is looked at alone as well, and says what is wrong with it.
+  def check(audit, {:error, {code, message, _segment, remedy}}, place) do
+    said = "the regions cannot be listed: #{message}"
+    failed = Health.finding(:segments, :critical, said, %{code: code}, remedy)
+    [failed | check(audit, {:ok, {[], []}}, place)]
   end
 
   defp live(audit, place) do
@@ -43,16 +41,31 @@ defmodule Snakepit.SharedMemory.Health.Segments do
 
   defp in?(target, place), do: target.namespace == place.namespace and target.dir == place.dir
 
-  defp look_again(record) do
+  defp look_again(record, refs) do
     found =
       case Native.inspect_segment(Target.native(record.target)) do
-        {:ok, report} -> wrong(record, report, length(Table.mappings(record.target.key)))
+        # Those that are there still were there all the time.
+        {:ok, report} -> wrong(record, report, Enum.count(refs, &still_mapped?/1))
         {:error, {code, message, _segment, remedy}} -> {message, %{code: code}, remedy}
       end
 
     # Not if it was removed meanwhile, or its name is another's.
     %{token: token} = record
     if match?({:ok, %{token: ^token}}, Table.record(record.target.key)), do: found
+  end
+
+  # Whoever holds a mapping of an earlier region of the name has nothing to do with this one.
+  defp still_mapped?(ref) do
+    with row when row != nil <- Table.mapping(ref),
+         {:ok, %{state: state}} <- Native.reader_info(elem(row, 3)) do
+      state != :closed
+    else
+      nil -> false
+      {:error, _closed_or_damaged} -> true
+    end
+  rescue
+    # No reader at all.
+    ArgumentError -> true
   end
 
   defp wrong(_record, nil, _mappings), do: :not_listed
@@ -106,13 +119,26 @@ defmodule Snakepit.SharedMemory.Health.Segments do
       corrupted: false
     }
 
+    # A region that is being removed has no writer any more, and its file for a moment longer.
+    {failed, found} =
+      fn -> looked_through(wanted) end
+      |> Health.confirmed(fn {kind, item} -> {kind, item[:id], item[:reason]} end)
+      |> Enum.split_with(&match?({:failed, _}, &1))
+
+    found = Enum.group_by(found, &elem(&1, 0), &elem(&1, 1))
+
+    for({:failed, %{finding: finding}} <- failed, do: finding) ++
+      left(Map.get(found, :removed, [])) ++ corrupted(Map.get(found, :corrupted, []))
+  end
+
+  defp looked_through(wanted) do
     case Native.cleanup(wanted) do
       {:ok, report} ->
-        left(report.removed) ++ corrupted(report.corrupted)
+        for kind <- [:removed, :corrupted], item <- Map.fetch!(report, kind), do: {kind, item}
 
       {:error, {code, message, _segment, remedy}} ->
         said = "the namespace cannot be looked through: #{message}"
-        [Health.finding(:orphans, :warning, said, %{code: code}, remedy)]
+        [failed: %{finding: Health.finding(:orphans, :warning, said, %{code: code}, remedy)}]
     end
   end
 

@@ -1,7 +1,7 @@
 //! One segment, as a list sees it.
 
-use super::SegmentInfo;
 use crate::error::{Result, ShmError};
+use crate::inspect::{SegmentInfo, since_1970};
 use crate::layout::publish_word;
 use crate::mapping::{Access, Mapping, SlotWord};
 use crate::meta::Meta;
@@ -14,7 +14,7 @@ use crate::seqlock::{self, Words};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 /// What is kept of a segment: its metadata, and a mapping to look at its header without a system call.
 pub(super) struct Known {
@@ -110,10 +110,4 @@ fn pid_of(key: u64, pids: &mut HashMap<u64, u32>, participant: Option<&Arc<Parti
     };
     pids.insert(key, process.pid);
     process.pid
-}
-
-fn since_1970(ns: u64) -> SystemTime {
-    UNIX_EPOCH
-        .checked_add(Duration::from_nanos(ns))
-        .unwrap_or(UNIX_EPOCH)
 }

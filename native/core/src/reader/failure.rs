@@ -2,6 +2,7 @@
 
 use super::{COPIES, Copied, SegmentReader};
 use crate::error::{Result, ShmError};
+use crate::layout::SegmentState;
 use crate::segment::corrupted;
 use crate::seqlock::NoValue;
 use crate::value::ReadInfo;
@@ -31,6 +32,10 @@ impl SegmentReader {
     pub(super) fn no_value(&self, why: NoValue) -> ShmError {
         let name = self.name().to_owned();
         match why {
+            // There will never be one.
+            NoValue::Empty if self.mapping().state() == Some(SegmentState::Closed) => {
+                ShmError::Closed { name }
+            }
             NoValue::Empty => ShmError::Empty { name },
             NoValue::Corrupt => corrupted(&name, "its publish word names no slot"),
             NoValue::Busy if torn_by_death(self.segment(), why) => ShmError::Torn { name },

@@ -157,6 +157,34 @@ fn out_of_address_space_is_named() {
     peer.finish();
 }
 
+/// Has less address space than the segment is large that it lists.
+pub fn lister(dir: &Path) {
+    let found = SegmentDiscovery::new("test", dir).unwrap().list().unwrap();
+    let seen: Vec<_> = found
+        .iter()
+        .map(|s| (s.name.as_str(), s.size, s.len))
+        .collect();
+    assert_eq!(seen, [("huge", 1 << 30, 5)]);
+    assert_eq!(found[0].reader_count, 1);
+    say("done");
+    hear();
+}
+
+#[test]
+fn a_list_needs_no_address_space_for_what_it_lists() {
+    let shm = Shm::new();
+    let huge = shm.options("huge").size(1 << 30).slots(2);
+    let mut writer = huge.reserve(Reserve::Lazy).create().unwrap();
+    writer.write(b"value").unwrap();
+    let reader = shm.options("huge").attach_reader().unwrap();
+    let limit = format!("--as={}", 1u64 << 30);
+    let mut peer = Peer::start_by(&["prlimit", &limit], ENTRY, "lister", &shm);
+    peer.expect("done");
+    peer.finish();
+    drop(reader);
+    writer.close().unwrap();
+}
+
 /// In a user namespace of its own, where being root lifts no limit.
 pub fn lock_limit(dir: &Path) {
     let large = options(dir, "x").size(1 << 20).slots(1).lock_memory(true);

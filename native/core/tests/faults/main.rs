@@ -38,6 +38,7 @@ fn peer_process() {
         ("lazy", limits::lazy),
         ("descriptors", limits::descriptors),
         ("address-space", limits::address_space),
+        ("lister", limits::lister),
         ("lock-limit", limits::lock_limit),
         ("dropper", removal::dropper),
         ("stranger", users::stranger),

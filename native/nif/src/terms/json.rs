@@ -1,37 +1,93 @@
 //! Handles cross the border as the maps that a JSON library decodes; the core checks them as JSON.
 
-use rustler::{Encoder, Env, MapIterator, NifResult, Term, TermType};
+use rustler::{Binary, Encoder, Env, MapIterator, NifResult, Term, TermType};
 use serde_json::{Map, Number, Value};
 
 use crate::atoms;
 
 /// A handle is one level of map and one list; nothing legal nests deeper.
 const MAX_DEPTH: usize = 4;
-/// A handle has 10 fields and at most 6 dimensions; a map or list beyond this is no handle.
-const MAX_ITEMS: usize = 64;
+/// A handle has 10 fields and at most 32 dimensions, and a few hundred bytes of text. What is beyond this, in
+/// all of the term together, is no handle: parts of a term may be the same, so that a small one, or one of
+/// another process, can be of any length when it is walked through.
+const MAX_ITEMS: usize = 128;
+const MAX_BYTES: usize = 4096;
 
 /// Turns a term as a JSON library decodes it into a [`Value`]; `badarg` for terms that JSON cannot
 /// say (pids, tuples, …) and for anything larger than a handle can be.
 pub fn to_value(term: Term<'_>) -> NifResult<Value> {
-    value_at(term, 0)
+    let mut budget = Budget {
+        items: MAX_ITEMS,
+        bytes: MAX_BYTES,
+    };
+    budget.value(term, 0)
 }
 
-fn value_at(term: Term<'_>, depth: usize) -> NifResult<Value> {
-    if depth > MAX_DEPTH {
-        return Err(rustler::Error::BadArg);
-    }
-    match term.get_type() {
-        TermType::Binary => Ok(Value::String(term.decode::<String>()?)),
-        TermType::Integer => integer(term),
-        TermType::Float => {
-            let number = Number::from_f64(term.decode::<f64>()?).ok_or(rustler::Error::BadArg)?;
-            Ok(Value::Number(number))
+/// How much more of a term is looked at.
+struct Budget {
+    items: usize,
+    bytes: usize,
+}
+
+impl Budget {
+    fn value(&mut self, term: Term<'_>, depth: usize) -> NifResult<Value> {
+        take(&mut self.items, 1)?;
+        if depth > MAX_DEPTH {
+            return Err(rustler::Error::BadArg);
         }
-        TermType::Atom => atom(term),
-        TermType::List => list(term, depth),
-        TermType::Map => map(term, depth),
-        _ => Err(rustler::Error::BadArg),
+        match term.get_type() {
+            TermType::Binary => self.text(term).map(Value::String),
+            TermType::Integer => integer(term),
+            TermType::Float => {
+                let number =
+                    Number::from_f64(term.decode::<f64>()?).ok_or(rustler::Error::BadArg)?;
+                Ok(Value::Number(number))
+            }
+            TermType::Atom => atom(term),
+            TermType::List => self.list(term, depth),
+            TermType::Map => self.map(term, depth),
+            _ => Err(rustler::Error::BadArg),
+        }
     }
+
+    /// Its length is looked at before its bytes are.
+    fn text(&mut self, term: Term<'_>) -> NifResult<String> {
+        let bytes = term.decode::<Binary<'_>>()?;
+        take(&mut self.bytes, bytes.len())?;
+        std::str::from_utf8(bytes.as_slice())
+            .map(str::to_owned)
+            .map_err(|_| rustler::Error::BadArg)
+    }
+
+    fn list(&mut self, term: Term<'_>, depth: usize) -> NifResult<Value> {
+        let mut items = Vec::new();
+        let mut rest = term;
+        while let Ok((head, tail)) = rest.list_get_cell() {
+            items.push(self.value(head, depth + 1)?);
+            rest = tail;
+        }
+        if !rest.is_empty_list() {
+            return Err(rustler::Error::BadArg);
+        }
+        Ok(Value::Array(items))
+    }
+
+    fn map(&mut self, term: Term<'_>, depth: usize) -> NifResult<Value> {
+        if term.map_size()? > self.items {
+            return Err(rustler::Error::BadArg);
+        }
+        let pairs = MapIterator::new(term).ok_or(rustler::Error::BadArg)?;
+        let mut object = Map::new();
+        for (key, value) in pairs {
+            object.insert(self.text(key)?, self.value(value, depth + 1)?);
+        }
+        Ok(Value::Object(object))
+    }
+}
+
+fn take(left: &mut usize, amount: usize) -> NifResult<()> {
+    *left = left.checked_sub(amount).ok_or(rustler::Error::BadArg)?;
+    Ok(())
 }
 
 /// Integers beyond 64 bits become a float, as in JSON itself; the core refuses them by name.
@@ -52,34 +108,6 @@ fn atom(term: Term<'_>) -> NifResult<Value> {
         return Ok(Value::Null);
     }
     term.decode::<bool>().map(Value::Bool)
-}
-
-fn list(term: Term<'_>, depth: usize) -> NifResult<Value> {
-    let mut items = Vec::new();
-    let mut rest = term;
-    while let Ok((head, tail)) = rest.list_get_cell() {
-        if items.len() == MAX_ITEMS {
-            return Err(rustler::Error::BadArg);
-        }
-        items.push(value_at(head, depth + 1)?);
-        rest = tail;
-    }
-    if !rest.is_empty_list() {
-        return Err(rustler::Error::BadArg);
-    }
-    Ok(Value::Array(items))
-}
-
-fn map(term: Term<'_>, depth: usize) -> NifResult<Value> {
-    if term.map_size()? > MAX_ITEMS {
-        return Err(rustler::Error::BadArg);
-    }
-    let pairs = MapIterator::new(term).ok_or(rustler::Error::BadArg)?;
-    let mut object = Map::new();
-    for (key, value) in pairs {
-        object.insert(key.decode::<String>()?, value_at(value, depth + 1)?);
-    }
-    Ok(Value::Object(object))
 }
 
 /// Turns a [`Value`] of our own (a handle) into a map with string keys.
