@@ -133,7 +133,7 @@ defmodule Snakepit.SharedMemory.HealthTest do
 
     test "a reference of a process that has ended, to a region that is not there", %{place: place} do
       {pid, token} = {dead(), make_ref()}
-      Table.add_reference("key", pid, pid, token)
+      Table.add_reference(%{target: %{key: "key"}, token: nil}, pid, pid, token)
       messages = place |> findings(:bookkeeping) |> Enum.map(& &1.message)
       assert "references of processes that have ended" in messages
       assert "references to regions that are gone" in messages

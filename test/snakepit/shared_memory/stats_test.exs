@@ -190,6 +190,7 @@ defmodule Snakepit.SharedMemory.StatsTest do
       secure_cleanup: fn -> SecurityController.secure_cleanup(nobody, "x", :high) end,
       cleanup: fn -> SharedMemory.cleanup_regions(no: 1) end,
       allocate: fn -> SharedMemory.allocate_region(1, place) end,
+      adopt: fn -> SharedMemory.adopt_region(nobody, place) end,
       map: fn -> SharedMemory.map_region(nobody, place) end,
       unmap: fn -> SharedMemory.unmap_region(nobody, place) end,
       deallocate: fn -> SharedMemory.deallocate_region(nobody, place) end,
