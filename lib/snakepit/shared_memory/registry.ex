@@ -13,19 +13,18 @@ defmodule Snakepit.SharedMemory.Registry do
 
   require Logger
 
+  alias Snakepit.SharedMemory.{Admission, Alerts, Call, Config, Error, Expiry, Jobs, Ledger}
+
   alias Snakepit.SharedMemory.{
-    Admission,
-    Alerts,
-    Call,
-    Config,
-    Error,
-    Expiry,
-    Jobs,
-    Ledger,
-    Limits
+    Limits,
+    References,
+    RegistryCalls,
+    Table,
+    Target,
+    Telemetry,
+    Waiting
   }
 
-  alias Snakepit.SharedMemory.{References, RegistryCalls, Table, Target, Telemetry, Waiting}
   alias Snakepit.SharedMemory.Table.Record
 
   def start_link(config) do

@@ -42,8 +42,6 @@ defmodule Snakepit.SharedMemory.HealthTest do
     Segments.orphans(Registry.audit(@patience), Listing.list(place), place, config)
   end
 
-  defp listed(place), do: Native.list(place[:namespace], place[:dir])
-
   defp config(settings \\ []) do
     {:ok, config} = Config.new(settings)
     config
