@@ -5,10 +5,11 @@ defmodule Snakepit.SharedMemory.SurvivalTest do
 
   alias Snakepit.SharedMemory.{Clock, Expiry, Health, Janitor, Jobs, Membership, Reconfiguration}
   alias Snakepit.SharedMemory.{ReferenceCounter, Registry, Table, Writers}
+  alias Snakepit.SharedMemory.Telemetry.Outbox
 
   @rounds String.to_integer(System.get_env("SNAKEPIT_SURVIVAL_ROUNDS", "100"))
   @supervised [Jobs.Supervisor, Registry, Expiry, Membership, Janitor] ++
-                [Writers, Health.Monitor, Reconfiguration, Error.Log, Clock]
+                [Writers, Health.Monitor, Reconfiguration, Error.Log, Clock, Outbox]
   # Fewer than the supervisor forgives, in its five seconds, which it counts by whole seconds.
   @forgiven 180
   @window_ms 6_500
@@ -25,6 +26,18 @@ defmodule Snakepit.SharedMemory.SurvivalTest do
     before = Application.get_env(:snakepit, :shared_memory)
     restart(before)
     on_exit(fn -> restart(before) end)
+  end
+
+  test "these are all the processes that the supervisor has" do
+    children = Supervisor.which_children(Snakepit.SharedMemory.Supervisor)
+
+    names =
+      for {_id, pid, _type, _modules} <- children do
+        {:registered_name, name} = Process.info(pid, :registered_name)
+        name
+      end
+
+    assert Enum.sort(names) == Enum.sort(@supervised)
   end
 
   defp kill_paced(name, before) do
