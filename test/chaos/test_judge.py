@@ -117,6 +117,15 @@ class Judging(unittest.TestCase):
         self.hear(self.reader, record(Kind.ERROR, 40, 41, aux=Step.READ, code=empty))
         self.assertEqual(self.broken(), {"fresh"})
 
+    def test_closed_without_a_value(self) -> None:
+        self.create()
+        closed = CODES.index("closed")
+        self.hear(self.reader, record(Kind.ERROR, 40, 41, aux=Step.READ, code=closed))
+        self.assertEqual(self.broken(), set())
+        self.publish(2, 50)
+        self.hear(self.reader, record(Kind.ERROR, 60, 61, aux=Step.READ, code=closed))
+        self.assertEqual(self.broken(), {"fresh"})
+
     def test_a_takeover_that_lost_a_value(self) -> None:
         self.publish(4, 20)
         self.hear(child(3), record(Kind.CLAIMED, 40, 41, version=2, aux=2))

@@ -21,7 +21,7 @@ ALLOWED: dict[int, set[str]] = {
         "timeout",
     },
     Step.WRITE: set(),
-    Step.READ: {"empty"},
+    Step.READ: {"empty", "closed"},  # nothing was published; and nothing will be
     Step.WAIT: {"timeout", "closed", "sealed"},
     Step.ATTACH: {"not_found", "resource_exhausted", "timeout"},
     Step.GIVE: {"timeout"},
@@ -191,9 +191,9 @@ class Judge:
             f"{child.language} {Step(record.aux).name} {segment_name(seg)}: {code} {record}",
         )
         t0, t1 = record.t0, record.t1
-        if code == "empty" and record.aux == Step.READ:
+        if code in ("empty", "closed") and record.aux == Step.READ:
             newest = self.ledger.life(seg, record.tag).newest(t0)
-            self.verdict.check("fresh", newest == 0, f"empty, but {newest} was there: {record}")
+            self.verdict.check("fresh", newest == 0, f"{code}, but {newest} was there: {record}")
         elif code == "not_found":
             tag = record.tag or None
             users = [u for u in self.ledger.of(seg, tag) if self.is_kept(u, t0, t1)]
