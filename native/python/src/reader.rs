@@ -364,11 +364,11 @@ impl Reader {
     }
 
     fn __len__(&self, py: Python<'_>) -> Outcome<usize> {
-        match self.attached.with(py, SegmentReader::info) {
+        self.attached.with(py, |reader| match reader.info() {
             Ok(info) => Ok(info.len),
-            Err(Failure::Core(ShmError::Empty { .. })) => Ok(0),
-            Err(failure) => Err(failure),
-        }
+            Err(ShmError::Empty { .. } | ShmError::Closed { .. }) => Ok(0),
+            Err(error) => Err(error),
+        })
     }
 
     /// A reader is not false because nothing was published yet.

@@ -46,6 +46,15 @@ def test_nothing_published_yet_is_named(place: Place) -> None:
             reader.read_into(bytearray(4096))
 
 
+def test_a_segment_that_ended_without_a_value_says_so(place: Place) -> None:
+    writer = place.create()
+    with place.attach() as reader:
+        writer.close()
+        assert len(reader) == 0
+        with pytest.raises(shm.ClosedError):
+            reader.read()
+
+
 def test_read_into_fills_the_start_and_leaves_the_rest(place: Place) -> None:
     with place.create() as writer, place.attach() as reader:
         writer.write(b"12345")

@@ -125,6 +125,10 @@ defmodule Snakepit.SharedMemory.ReadingTest do
         SharedMemory.deallocate_region!(id, place)
         assert code(SharedMemory.read(region)) == answer
         assert code(SharedMemory.read(region, offset: 0)) == answer
+        # The mapping itself is well, and says what it is of.
+        assert {:ok, %{state: :closed, capacity: 4096}} =
+                 Snakepit.SharedMemory.Native.reader_info(region.reader)
+
         assert code(SharedMemory.write(region, "more")) == :closed
         SharedMemory.unmap_region!(region)
         assert code(SharedMemory.read(region)) == :closed

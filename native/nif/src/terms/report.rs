@@ -154,7 +154,10 @@ impl Info {
             Ok(value) => value,
             // The mapping is well; there just is no value to be had now.
             Err(
-                ShmError::Empty { .. } | ShmError::Torn { .. } | ShmError::VersionConflict { .. },
+                ShmError::Empty { .. }
+                | ShmError::Closed { .. }
+                | ShmError::Torn { .. }
+                | ShmError::VersionConflict { .. },
             ) => return Ok(info),
             Err(error) => return Err(error.into()),
         };
