@@ -6,7 +6,7 @@ pub use crate::discovery::{
     SegmentChange, SegmentDiscovery, SegmentInfo, SegmentWatch, Survey, list_segments,
 };
 pub use crate::handle::Handle;
-pub use crate::health::{GuardState, Space, guard_state, settle, space};
+pub use crate::health::{GuardState, Space, guard_state, kept_mappings, settle, space};
 pub use crate::inspect::{ReaderReport, SegmentReport, SlotReport};
 pub use crate::lifecycle::{CleanupItem, CleanupOptions, CleanupReport, cleanup_orphaned_segments};
 pub use crate::loan::{Loan, OwnedLoan};
@@ -19,6 +19,7 @@ pub use crate::options::{
     Integrity, Reserve, RunMode, SegmentOptions, Timestamps, round_up_capacity,
 };
 pub use crate::participant::ProcessInfo;
+pub use crate::pool::{Pool, PoolOptions, PoolStats, Strategy, Zero};
 pub use crate::reader::{Next, Pinned, ReadInfo, SegmentReader, Waker};
 pub use crate::view::SealedView;
 pub use crate::writer::SegmentWriter;

@@ -1,6 +1,7 @@
 //! What a health check asks of the process and of the machine.
 
 use crate::error::{Result, ShmError};
+use crate::mapping::kept;
 use crate::platform;
 use std::path::Path;
 
@@ -40,6 +41,14 @@ pub fn space(dir: impl AsRef<Path>) -> Result<Space> {
 
 /// Waits until what was dropped in this process before has been unmapped, and its memory given back: large
 /// mappings are unmapped by a background thread. For whoever lacks memory and tries again.
+///
+/// What readers of a pool's segments have left mapped for the next is given up for that.
 pub fn settle() {
-    platform::background::settle();
+    kept::forget();
+}
+
+/// Mappings that readers of a [`Pool`](crate::Pool)'s segments have left for the next readers, for seconds
+/// at most: how many, and their bytes.
+pub fn kept_mappings() -> (usize, usize) {
+    kept::held()
 }

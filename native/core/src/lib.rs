@@ -40,6 +40,8 @@ mod hazard;
 pub mod layout;
 mod seqlock;
 mod sync;
+#[cfg_attr(loom, allow(dead_code))]
+mod tenure;
 
 // Loom runs the protocol alone; what follows touches real memory and real files.
 #[cfg(not(loom))]
@@ -80,9 +82,13 @@ mod patch;
 #[allow(unsafe_code)]
 mod platform;
 #[cfg(not(loom))]
+mod pool;
+#[cfg(not(loom))]
 mod reader;
 #[cfg(not(loom))]
 mod reclaim;
+#[cfg(not(loom))]
+mod retired;
 #[cfg(not(loom))]
 mod segment;
 #[cfg(not(loom))]

@@ -6,6 +6,7 @@ use crate::name::{DEFAULT_DIR, DEFAULT_NAMESPACE, Place, module_part};
 use crate::participant::{self, Participant};
 use crate::platform;
 use crate::reclaim::{self, GRACE, Verdict};
+use crate::retired;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -168,6 +169,21 @@ impl CleanupOptions {
                     reason: error.to_string(),
                     bytes: 0,
                 }),
+            }
+        }
+        // Their files belong to no module, and no name matches them.
+        if module.is_none() && self.pattern.is_none() {
+            for left in retired::remove_leftovers(place, participant, self.dry_run)? {
+                let item = CleanupItem {
+                    name: left.file,
+                    reason: "kept by a process that died".into(),
+                    bytes: left.bytes,
+                };
+                if left.removed || self.dry_run {
+                    report.removed.push(item);
+                } else {
+                    report.kept.push(item);
+                }
             }
         }
         if !self.dry_run && !report.corrupted.is_empty() {

@@ -6,6 +6,9 @@
 //! memory, and every access is checked against it: nothing read from the file is ever used as an
 //! offset unchecked. No Rust reference to bytes that may change leaves this module.
 
+pub(crate) mod kept;
+mod reuse;
+
 use crate::copy;
 use crate::error::{Resource, Result, ShmError};
 use crate::hazard::Hazards;
@@ -16,6 +19,7 @@ use crate::layout::{
 use crate::platform;
 use crate::platform::guard::Guard;
 use crate::seqlock::Words;
+use crate::tenure::Tenure;
 use memmap2::{MmapOptions, MmapRaw};
 use std::fs::File;
 use std::io;
@@ -71,10 +75,22 @@ pub(crate) struct PinToken {
 impl Mapping {
     /// Maps a file whose length was checked against `geometry`.
     pub(crate) fn new(name: &str, file: &File, geometry: Geometry, access: Access) -> Result<Self> {
+        let len = geometry.file_len(platform::page_size());
+        Self::with_room(name, file, geometry, access, len)
+    }
+
+    /// Maps `len` bytes of a file that has as many, whole pages, and no fewer than `geometry` needs.
+    pub(crate) fn with_room(
+        name: &str,
+        file: &File,
+        geometry: Geometry,
+        access: Access,
+        len: usize,
+    ) -> Result<Self> {
         let page = platform::page_size();
         let control_len = geometry.control_len(page);
         let slots_at = geometry.control + control_len;
-        let slots_len = geometry.file_len(page) - slots_at;
+        let slots_len = len.max(geometry.file_len(page)) - slots_at;
         let map = |offset: usize, len: usize, writable: bool| {
             let mut options = MmapOptions::new();
             options.offset(offset as u64).len(len);
@@ -187,17 +203,6 @@ impl Mapping {
     /// `writer`.
     pub(crate) fn writer_key(&self) -> &AtomicU64 {
         self.header_u64(header::WRITER)
-    }
-
-    /// Whether a remover has marked the segment.
-    pub(crate) fn is_removed(&self) -> bool {
-        self.header_u32(header::REMOVED).load(Ordering::SeqCst) != 0
-    }
-
-    /// `removed`, for whoever has mapped the header writable.
-    pub(crate) fn removed(&self) -> &AtomicU32 {
-        assert_eq!(self.access, Access::Writer);
-        self.header_u32(header::REMOVED)
     }
 
     /// `orphaned`, for whoever has mapped the header writable.
@@ -484,6 +489,22 @@ impl Hazards for Mapping {
     }
     fn pinned_by(&self, entry: usize) -> &AtomicU32 {
         self.reader_pin(entry)
+    }
+}
+
+impl Tenure for Mapping {
+    fn removed(&self) -> &AtomicU32 {
+        self.header_u32(header::REMOVED)
+    }
+    fn mark_word(&self) -> &AtomicU32 {
+        assert_eq!(self.access, Access::Writer);
+        self.removed()
+    }
+    fn is_entered(&self) -> bool {
+        (0..self.used()).any(|entry| self.reader_key(entry).load(Ordering::SeqCst) != 0)
+    }
+    fn is_same(&self) -> bool {
+        self.header_line() == self.geometry.encode()
     }
 }
 

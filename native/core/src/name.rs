@@ -81,6 +81,20 @@ impl Place {
         format!("{}_{module}_{name}_{pid}", self.namespace)
     }
 
+    /// A file of a pool: `{ns}.pool.` and 16 hex digits. No segment's file can have that name.
+    pub(crate) fn pool_path(&self, id: u64) -> PathBuf {
+        self.dir.join(format!("{}.pool.{id:016x}", self.namespace))
+    }
+
+    /// Whether a file has the name of a pool's.
+    pub(crate) fn is_pool_file(&self, file: &str) -> bool {
+        let id = file
+            .strip_prefix(self.namespace.as_str())
+            .and_then(|rest| rest.strip_prefix(".pool."));
+        let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        id.is_some_and(|id| id.len() == 16 && id.bytes().all(hex))
+    }
+
     /// The participants file.
     pub(crate) fn participants_path(&self) -> PathBuf {
         self.dir.join(format!("{}.participants", self.namespace))
@@ -128,6 +142,23 @@ mod tests {
         assert_eq!(place().name_of_meta("ns_notes.txt"), None);
         assert_eq!(place().name_of_meta("nsx_a.meta"), None);
         assert_eq!(place().name_of_meta("ns_.meta"), None);
+    }
+
+    #[test]
+    fn only_own_pool_files_are_pool_files() {
+        let path = place().pool_path(0xab);
+        let file = path.file_name().unwrap().to_str().unwrap();
+        assert_eq!(file, "ns.pool.00000000000000ab");
+        assert!(place().is_pool_file(file));
+        for other in [
+            "ns.pool.00000000000000aB",
+            "ns.pool.ab",
+            "ns.pool.participants",
+            "nsx.pool.00000000000000ab",
+            "ns_pool.00000000000000ab",
+        ] {
+            assert!(!place().is_pool_file(other), "{other}");
+        }
     }
 
     const PART: &str = "[A-Za-z0-9.-]{1,8}";

@@ -91,6 +91,7 @@ pub struct SegmentOptions {
     pub(crate) timestamps: Timestamps,
     pub(crate) schema_id: Option<u64>,
     pub(crate) permissions: u32,
+    pub(crate) tenant: String,
 }
 
 impl SegmentOptions {
@@ -117,6 +118,7 @@ impl SegmentOptions {
             timestamps: Timestamps::default(),
             schema_id: None,
             permissions: 0o600,
+            tenant: String::new(),
         }
     }
 
@@ -229,6 +231,13 @@ impl SegmentOptions {
     /// Permission bits of the files, 0600 unless given.
     pub fn permissions(mut self, mode: u32) -> Self {
         self.permissions = mode;
+        self
+    }
+
+    /// For whom the segment is: a [`Pool`](crate::Pool) zeroes memory that had another tenant. The same
+    /// nobody unless given.
+    pub fn tenant(mut self, tenant: impl Into<String>) -> Self {
+        self.tenant = tenant.into();
         self
     }
 

@@ -16,12 +16,15 @@ use crate::meta::Meta;
 use crate::name::Place;
 use crate::participant::Participant;
 use crate::platform::{self, background, fork};
+use crate::retired;
 use crate::segment::{Segment, corrupted, read_geometry, unlink_files};
 use crate::seqlock::{self, Words};
+use crate::tenure::{self, Tenure};
 use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::sync::atomic::{Ordering, fence};
+use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -183,12 +186,10 @@ fn remove(
     mapping: &Mapping,
     participant: &Participant,
 ) -> Result<bool> {
-    mapping.removed().store(1, Ordering::SeqCst);
-    // Pairs with the fence of a reader that has taken its entry: it sees the mark or we see it.
-    fence(Ordering::SeqCst);
+    tenure::mark(mapping);
     clear_dead_readers(mapping, participant);
-    if readers(mapping) > 0 {
-        mapping.removed().store(0, Ordering::SeqCst);
+    if !tenure::is_left(mapping) {
+        tenure::admit(mapping);
         return Ok(false);
     }
     unlink_files(place, &meta.name, meta)?;
@@ -285,8 +286,8 @@ pub(crate) fn sweep_segment(
         return Err(ShmError::Truncated { name: name.into() });
     }
     let free = matches!(verdict, Verdict::Free(_));
-    if !free && !dry_run && mapping.is_removed() {
-        mapping.removed().store(0, Ordering::SeqCst);
+    if !free && !dry_run && mapping.removed().load(Ordering::Relaxed) != 0 {
+        tenure::admit(&mapping);
     }
     let removed = free && !dry_run && remove(place, &meta, &mapping, participant)?;
     Ok(Swept {
@@ -421,6 +422,9 @@ fn sweep_leftovers(place: &Place, participant: &Participant) {
     if files_unlike(place, &names) {
         recover_lost(place, participant);
     }
+    if let Err(error) = retired::remove_leftovers(place, participant, false) {
+        tracing::debug!(%error, "pools of the dead not swept");
+    }
     for name in names {
         if writer_lives(place, &name, participant).unwrap_or(false) {
             continue;
@@ -434,16 +438,22 @@ fn sweep_leftovers(place: &Place, participant: &Participant) {
 /// Looks at the writer's claim by `pread`.
 fn writer_lives(place: &Place, name: &str, participant: &Participant) -> Option<bool> {
     let meta = Meta::load(place, name).ok()?;
-    let file = platform::open_existing(&meta.path(place), false).ok()?;
+    let key = writer_of(&meta.path(place)).ok()??;
+    Some(participant.is_alive(key))
+}
+
+/// Whose a segment's file is: the participant key of the claim; `None` when it is nobody's.
+pub(crate) fn writer_of(path: &Path) -> std::io::Result<Option<u64>> {
+    let file = platform::open_existing(path, false)?;
     let mut key = [0u8; 8];
-    let have = platform::read_at(file.as_fd(), &mut key, header::WRITER as u64).ok()?;
+    let have = platform::read_at(file.as_fd(), &mut key, header::WRITER as u64)?;
     let key = u64::from_le_bytes(key);
-    Some(have == 8 && key != 0 && participant.is_alive(key))
+    Ok((have == 8 && key != 0).then_some(key))
 }
 
 /// Removes a segment whose writer has closed it, once nobody reads it any more.
 pub(crate) fn settle(segment: &Segment) -> Result<()> {
-    let mapping = &segment.mapping;
+    let mapping = &*segment.mapping;
     // Without the lock: most often there is nothing to do.
     if mapping.writer_key().load(Ordering::Acquire) != 0 || readers(mapping) > 0 {
         return Ok(());

@@ -4,6 +4,7 @@ use crate::error::{Resource, Result, ShmError};
 use crate::layout::{
     Geometry, HEADER_LEN, HeaderFault, READER_ENTRY, READER_TABLE, SegmentState, flags, header,
 };
+use crate::mapping::kept::{self, Keepable};
 use crate::mapping::{Access, Mapping};
 use crate::meta::{self, Meta};
 use crate::name::{Place, module_part};
@@ -11,8 +12,10 @@ use crate::options::{Reserve, SegmentOptions};
 use crate::participant::{self, Participant};
 use crate::platform::{self, Unnamed};
 use crate::reclaim::{self, Swept};
+use crate::retired::{PoolFile, Retired};
 use crate::seqlock::{self, Words};
-use std::fs::File;
+use crate::tenure;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -27,7 +30,7 @@ pub(crate) struct Segment {
     /// The segment's file name.
     pub file: String,
     pub incarnation: String,
-    pub mapping: Mapping,
+    pub mapping: Keepable,
     /// `None`: not allowed into the participants table (an observer).
     pub participant: Option<Arc<Participant>>,
     /// Fork epoch of the process that attached.
@@ -37,6 +40,11 @@ pub(crate) struct Segment {
 impl Segment {
     /// Builds a segment and publishes it whole, or leaves nothing behind.
     pub(crate) fn create(options: &SegmentOptions) -> Result<Self> {
+        Self::create_in(options, Memory::Own)
+    }
+
+    /// [`Self::create`] in memory that may have been another's.
+    pub(crate) fn create_in(options: &SegmentOptions, memory: Memory) -> Result<Self> {
         let place = options.place()?;
         let meta_path = place.meta_path(&options.name)?;
         let module = module_part(&options.module)?;
@@ -57,17 +65,31 @@ impl Segment {
             }
         }
         let page = platform::page_size();
+        let pooled = match memory {
+            Memory::Own => 0,
+            Memory::Room(_) | Memory::Recycled(_) => flags::POOLED,
+        };
         let geometry = Geometry {
-            flags: options.flags(),
+            flags: options.flags() | pooled,
             schema_id: options.schema_id.unwrap_or(0),
             created_ns: platform::realtime_ns(),
             ..Geometry::new(slots, options.size, options.max_readers, page)
         };
-        let unnamed = Unnamed::create(&place.dir, options.permissions)
-            .map_err(|e| ShmError::from_io(&options.name, "create", e))?;
-        let mapping = build(options, &place, &unnamed.file, geometry)?;
+        let (mapping, mut source) = match memory {
+            Memory::Recycled(retired) => {
+                let (mapping, file) = retired.revive(geometry);
+                (mapping, Source::Pool(file))
+            }
+            Memory::Own | Memory::Room(_) => {
+                let unnamed = Unnamed::create(&place.dir, options.permissions)
+                    .map_err(|e| ShmError::from_io(&options.name, "create", e))?;
+                let mapping = build(options, &place, &unnamed.file, geometry, memory.room())?;
+                mapping.generation().store(1, Ordering::Relaxed);
+                (mapping, Source::Unnamed(unnamed))
+            }
+        };
+        let geometry = *mapping.geometry();
         mapping.write_header();
-        mapping.generation().store(1, Ordering::Relaxed);
         mapping
             .writer_key()
             .store(participant.key(), Ordering::Relaxed);
@@ -87,13 +109,13 @@ impl Segment {
             incarnation: meta::new_incarnation()?,
         };
         mapping.write_identity(&meta.identity());
-        publish(options, &place, &unnamed, &meta, &participant)?;
+        publish(options, &place, &mut source, &mapping, &meta, &participant)?;
         Ok(Self {
             name: options.name.clone(),
             place,
             file: meta.file,
             incarnation: meta.incarnation,
-            mapping,
+            mapping: Keepable::never(mapping),
             participant: Some(participant),
             epoch: platform::fork::epoch(),
         })
@@ -138,7 +160,7 @@ impl Segment {
             reclaim::on_occasion(place, participant);
         }
         let (file, access) = open_file(place, meta, writer, participant.is_some())?;
-        let geometry = read_geometry(name, &file)?;
+        let (geometry, found) = read_head(name, &file)?;
         if geometry.created_ns != meta.created_ns {
             return Err(corrupted(
                 name,
@@ -154,10 +176,7 @@ impl Segment {
                 found: geometry.schema_id,
             });
         }
-        let mapping = Mapping::new(name, &file, geometry, access)?;
-        if options.lock_memory {
-            lock_memory(name, &mapping, &geometry)?;
-        }
+        let mapping = map(options, &file, &found, geometry, access)?;
         let segment = Self {
             name: name.to_owned(),
             place: place.clone(),
@@ -194,7 +213,7 @@ impl Segment {
     /// Wakes all waiting readers, whether or not something was published.
     pub(crate) fn wake_all(&self) {
         if self.mapping.geometry().has(flags::NOTIFY) {
-            seqlock::bump_notify(&self.mapping);
+            seqlock::bump_notify(&*self.mapping);
             platform::futex_wake(self.mapping.notify());
         }
     }
@@ -230,6 +249,77 @@ impl Segment {
     }
 }
 
+/// Where the memory of a new segment comes from.
+#[derive(Debug)]
+pub(crate) enum Memory {
+    /// A file of its own, as long as it needs and gone with it.
+    Own,
+    /// A new file of so many bytes, for a pool to keep afterwards.
+    Room(usize),
+    /// A file that a pool has kept. The segment fits.
+    Recycled(Retired),
+}
+
+impl Memory {
+    fn room(&self) -> usize {
+        match self {
+            Self::Room(len) => *len,
+            Self::Own | Self::Recycled(_) => 0,
+        }
+    }
+}
+
+/// How a finished file gets its name.
+enum Source {
+    Unnamed(Unnamed),
+    Pool(PoolFile),
+}
+
+impl Source {
+    fn name(&mut self, path: &Path) -> io::Result<()> {
+        match self {
+            Self::Unnamed(unnamed) => unnamed.link(path),
+            Self::Pool(file) => file.rename(path),
+        }
+    }
+}
+
+/// Maps a segment that exists: in the memory that an earlier reader has left mapped, if there is such.
+fn map(
+    options: &SegmentOptions,
+    file: &File,
+    found: &Metadata,
+    geometry: Geometry,
+    access: Access,
+) -> Result<Keepable> {
+    let name = options.name.as_str();
+    let keep = geometry.has(flags::POOLED) && access == Access::Reader && !options.lock_memory;
+    if !keep {
+        let mapping = Mapping::new(name, file, geometry, access)?;
+        if options.lock_memory {
+            lock_memory(name, &mapping, &geometry)?;
+        }
+        return Ok(Keepable::never(mapping));
+    }
+    if let Some(mapping) = kept::take(found, geometry, access) {
+        return Ok(Keepable::of_file(mapping, found));
+    }
+    // All of the file, within reason, so that a later segment in it finds itself mapped.
+    let needed = geometry.file_len(platform::page_size());
+    let whole = usize::try_from(found.len()).unwrap_or(needed);
+    let room = if whole / 2 <= needed { whole } else { needed };
+    let room = room / platform::page_size() * platform::page_size();
+    let map = || Mapping::with_room(name, file, geometry, access, room);
+    let mapping = match map() {
+        Err(ShmError::ResourceExhausted { .. }) if kept::held().0 > 0 => {
+            kept::forget();
+            map()?
+        }
+        mapped => mapped?,
+    };
+    Ok(Keepable::of_file(mapping, found))
+}
+
 pub(crate) fn corrupted(name: &str, reason: &str) -> ShmError {
     ShmError::Corrupted {
         name: name.to_owned(),
@@ -243,13 +333,14 @@ fn build(
     place: &Place,
     file: &File,
     geometry: Geometry,
+    room: usize,
 ) -> Result<Mapping> {
     let name = options.name.as_str();
     let page = platform::page_size();
-    let len = geometry.file_len(page);
+    let len = geometry.file_len(page).max(room);
     file.set_len(len as u64)
         .map_err(|e| ShmError::from_io(name, "size", e))?;
-    let mapping = Mapping::new(name, file, geometry, Access::Writer)?;
+    let mapping = Mapping::with_room(name, file, geometry, Access::Writer, len)?;
     // Where pages come from is decided before the first is there.
     if let Some(node) = options.numa_node {
         mapping
@@ -312,7 +403,8 @@ fn lock_memory(name: &str, mapping: &Mapping, geometry: &Geometry) -> Result<()>
 fn publish(
     options: &SegmentOptions,
     place: &Place,
-    unnamed: &Unnamed,
+    source: &mut Source,
+    mapping: &Mapping,
     meta: &Meta,
     participant: &Participant,
 ) -> Result<()> {
@@ -339,17 +431,19 @@ fn publish(
         return Err(exists());
     }
     let path = meta.path(place);
-    match unnamed.link(&path) {
+    match source.name(&path) {
         Ok(()) => {}
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists && is_leftover(&path, participant) => {
             // Ours by name and magic, with no metadata, and nobody uses it: what a dead process of
             // this pid left.
             std::fs::remove_file(&path).map_err(failed)?;
-            unnamed.link(&path).map_err(failed)?;
+            source.name(&path).map_err(failed)?;
         }
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Err(exists()),
         Err(e) => return Err(failed(e)),
     }
+    // Recycled memory carries the mark of its last segment.
+    tenure::admit(mapping);
     described.link(&meta_path).map_err(|e| {
         let _ = std::fs::remove_file(&path);
         match e.kind() {
@@ -415,8 +509,14 @@ fn open_file(place: &Place, meta: &Meta, writer: bool, joined: bool) -> Result<(
 
 /// Reads and checks the immutable header by `pread`: no mapping, no SIGBUS.
 pub(crate) fn read_geometry(name: &str, file: &File) -> Result<Geometry> {
+    read_head(name, file).map(|(geometry, _)| geometry)
+}
+
+/// [`read_geometry`], with what the system says of the file.
+fn read_head(name: &str, file: &File) -> Result<(Geometry, Metadata)> {
     let failed = |e| ShmError::from_io(name, "read", e);
-    let len = file.metadata().map_err(failed)?.len();
+    let found = file.metadata().map_err(failed)?;
+    let len = found.len();
     let mut line = [0u8; HEADER_LEN];
     let have = platform::read_at(file.as_fd(), &mut line, 0).map_err(failed)?;
     if have < HEADER_LEN {
@@ -424,12 +524,14 @@ pub(crate) fn read_geometry(name: &str, file: &File) -> Result<Geometry> {
             name: name.to_owned(),
         });
     }
-    Geometry::decode(&line, len, platform::page_size()).map_err(|fault| match fault {
+    let geometry = Geometry::decode(&line, len, platform::page_size());
+    let geometry = geometry.map_err(|fault| match fault {
         HeaderFault::Truncated { .. } => ShmError::Truncated {
             name: name.to_owned(),
         },
         other => corrupted(name, &other.to_string()),
-    })
+    })?;
+    Ok((geometry, found))
 }
 
 /// Unlinks a segment's files, metadata first. The caller holds the namespace lock.

@@ -9,9 +9,10 @@ use crate::platform::{self, fork};
 use crate::reclaim;
 use crate::segment::{Segment, corrupted};
 use crate::seqlock::{self, NoValue, Started, Words};
+use crate::tenure;
 use crate::value::ReadInfo;
 use std::fs::File;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A segment with an entry in its reader table, which is given back when this is dropped: the reader
@@ -81,7 +82,7 @@ impl Drop for Held {
         if pin.holders == 0 {
             pins.pin = None;
             if let Some(entry) = self.attachment.entry {
-                hazard::unpin(&segment.mapping, entry);
+                hazard::unpin(&*segment.mapping, entry);
             }
         }
     }
@@ -126,10 +127,8 @@ impl Attachment {
             closing: AtomicBool::new(false),
             pins: Mutex::default(),
         };
-        // Pairs with the fence of a remover that has set the mark: it sees our entry or we see it.
-        fence(Ordering::SeqCst);
         let segment = &attachment.segment;
-        if segment.mapping.is_removed() {
+        if !tenure::is_admitted(&*segment.mapping) {
             let segment = segment.clone();
             attachment.closing();
             drop(attachment);
@@ -161,7 +160,7 @@ fn full(segment: &Segment) -> ShmError {
 
 /// A free entry of the reader table; `None` when there is none.
 fn take_entry(segment: &Segment, file: &File, key: u64) -> Result<Option<usize>> {
-    let mapping = &segment.mapping;
+    let mapping = &*segment.mapping;
     let most = mapping.geometry().max_readers;
     let page = platform::page_size();
     let mut reserved_page = mapping.entry_page(0).0;
@@ -196,7 +195,7 @@ impl Drop for Attachment {
         let Some(entry) = self.entry.filter(|_| self.segment.epoch == fork::epoch()) else {
             return;
         };
-        let mapping = &self.segment.mapping;
+        let mapping = &*self.segment.mapping;
         mapping.reader_pin(entry).store(0, Ordering::Relaxed);
         // Nobody sleeps on it here any more: what is left is of a child that was killed asleep.
         let left = mapping.reader_waiting(entry).swap(0, Ordering::Relaxed);
@@ -254,7 +253,7 @@ impl SealedView {
     pub(crate) fn open(attachment: Arc<Attachment>) -> Result<Self> {
         let segment = &attachment.segment;
         let name = &segment.name;
-        let mapping = &segment.mapping;
+        let mapping = &*segment.mapping;
         segment.state()?; // cut, or garbage?
         let Some(sealed) = mapping.sealed() else {
             return Err(ShmError::NotSealed { name: name.clone() });

@@ -1,7 +1,7 @@
 //! Linux: tmpfs, futex, open-file-description locks.
 
 use crate::sync::AtomicU32;
-use nix::fcntl::{self, AtFlags, FallocateFlags, OFlag};
+use nix::fcntl::{self, AtFlags, FallocateFlags, OFlag, RenameFlags};
 use nix::sys::stat::{self, Mode};
 use nix::sys::{statvfs, uio};
 use std::fs::File;
@@ -95,6 +95,20 @@ impl Drop for Unnamed {
         if let Some(temporary) = &self.temporary {
             let _ = std::fs::remove_file(temporary);
         }
+    }
+}
+
+/// Renames a file unless the new name is taken (`EEXIST`).
+pub(crate) fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
+    let here = fcntl::AT_FDCWD;
+    match fcntl::renameat2(here, from, here, to, RenameFlags::RENAME_NOREPLACE) {
+        // rename(2): the file system or the kernel does not know the flag. Two steps then, of which the
+        // first refuses.
+        Err(nix::Error::EINVAL | nix::Error::ENOSYS) => {
+            std::fs::hard_link(from, to)?;
+            std::fs::remove_file(from)
+        }
+        other => other.map_err(Into::into),
     }
 }
 

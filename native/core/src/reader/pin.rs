@@ -125,7 +125,7 @@ impl SegmentReader {
 impl Attachment {
     /// Pins the current value for as long as the answer is held.
     fn pin(&self, this: &Arc<Self>) -> std::result::Result<(Held, Started), NoPin> {
-        let mapping = &self.segment.mapping;
+        let mapping = &*self.segment.mapping;
         let entry = self
             .entry()
             .filter(|_| self.segment.epoch == fork::epoch())
@@ -166,7 +166,7 @@ impl Pinned {
     pub fn is_intact(&self) -> bool {
         match &self.place {
             Place::Held(held) => {
-                let mapping = &self.attachment.segment.mapping;
+                let mapping = &*self.attachment.segment.mapping;
                 let started = Started {
                     slot: held.slot(),
                     version: self.info.version,

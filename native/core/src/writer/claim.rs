@@ -9,9 +9,12 @@ use crate::options::SegmentOptions;
 use crate::patch::Ranges;
 use crate::platform;
 use crate::reclaim;
+use crate::retired::Retired;
 use crate::segment::{Segment, corrupted};
 use crate::seqlock::{self, NoValue, Words};
+use crate::tenure;
 use crate::value::ReadInfo;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 impl SegmentOptions {
@@ -70,7 +73,7 @@ impl SegmentOptions {
     fn follow(&self, sealed_too: bool) -> Result<SegmentWriter> {
         let (segment, _) = Segment::open(self, true)?;
         claim(&segment, sealed_too)?;
-        let lookout = Lookout::of_next(&segment.mapping);
+        let lookout = Lookout::of_next(&*segment.mapping);
         let mut writer = SegmentWriter::new(segment, lookout);
         if let Err(error) = writer.resume() {
             writer.give_back(false);
@@ -86,7 +89,7 @@ fn claim(segment: &Segment, sealed_too: bool) -> Result<()> {
     let Some(participant) = &segment.participant else {
         return Err(corrupted(&segment.name, "writer without participant"));
     };
-    let mapping = &segment.mapping;
+    let mapping = &*segment.mapping;
     // Refused without the lock: within microseconds.
     let held = mapping.writer_key().load(Ordering::Acquire);
     let busy = || ShmError::SegmentBusy {
@@ -103,7 +106,7 @@ fn claim(segment: &Segment, sealed_too: bool) -> Result<()> {
         });
     }
     // Nobody removes it while we hold the lock: a mark is of a remover that died.
-    mapping.removed().store(0, Ordering::SeqCst);
+    tenure::admit(mapping);
     let state = segment.state()?;
     match state {
         SegmentState::Active => {}
@@ -140,7 +143,7 @@ fn claim(segment: &Segment, sealed_too: bool) -> Result<()> {
 impl SegmentWriter {
     /// After a takeover: finds the last complete value and discards what is half written.
     fn resume(&mut self) -> Result<()> {
-        let mapping = &self.segment.mapping;
+        let mapping = &*self.segment.mapping;
         let capacity = mapping.geometry().capacity;
         self.lacks.fill(Ranges::whole(capacity));
         let (published, slot) = seqlock::latest(mapping);
@@ -218,6 +221,23 @@ impl SegmentWriter {
             .remove_if(&segment.place, &segment.incarnation)
     }
 
+    /// Takes the segment out of its name and keeps its memory; `None` when that was not to be had, and is
+    /// removed. Attached readers keep what they have mapped and are told that it is closed.
+    pub(crate) fn retire(mut self) -> Result<Option<Retired>> {
+        let shared = Arc::strong_count(&self.segment) > 1; // views of the sealed value, in this process
+        if shared || !self.holds_claim || self.in_child() {
+            self.remove()?;
+            return Ok(None);
+        }
+        self.holds_claim = false;
+        let segment = self.segment.clone();
+        drop(self);
+        let name = segment.name.clone();
+        let segment = Arc::try_unwrap(segment)
+            .map_err(|_| corrupted(&name, "its last writer is not alone"))?;
+        Retired::of(segment)
+    }
+
     /// Gives the claim back and leaves the segment for another writer (hand-over, rolling updates).
     ///
     /// # Errors
@@ -236,7 +256,7 @@ impl SegmentWriter {
         if let Some(crowd) = self.crowd.take() {
             crowd.leave();
         }
-        let mapping = &self.segment.mapping;
+        let mapping = &*self.segment.mapping;
         // Released: the grace for the next writer begins. Closed: there is none.
         let since = if close {
             0

@@ -93,13 +93,13 @@ impl Crowd {
 
 /// Wakes everybody who sleeps.
 pub(super) fn wake(segment: &Segment) {
-    seqlock::bump_notify(&segment.mapping);
+    seqlock::bump_notify(&*segment.mapping);
     platform::futex_wake(segment.mapping.notify());
 }
 
 /// What a write does without us: wakes whoever sleeps. Returns how many they were.
 fn call(segment: &Segment) -> u32 {
-    let sleepers = seqlock::sleepers(&segment.mapping, None);
+    let sleepers = seqlock::sleepers(&*segment.mapping, None);
     if sleepers > 0 {
         wake(segment);
     }

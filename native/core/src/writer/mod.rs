@@ -72,14 +72,22 @@ impl SegmentOptions {
     /// [`ShmError::AlreadyExists`], [`ShmError::InvalidName`], [`ShmError::InvalidSize`],
     /// [`ShmError::InvalidOption`], [`ShmError::ResourceExhausted`], [`ShmError::PermissionDenied`].
     pub fn create(&self) -> Result<SegmentWriter> {
-        let segment = Segment::create(self)?;
-        tracing::debug!(name = %segment.name, file = %segment.file, "created");
-        let lookout = Lookout::of_new(&segment.mapping);
-        Ok(SegmentWriter::new(segment, lookout))
+        Ok(SegmentWriter::of_new(Segment::create(self)?))
     }
 }
 
 impl SegmentWriter {
+    /// The writer of a segment that was just created.
+    pub(crate) fn of_new(segment: Segment) -> Self {
+        tracing::debug!(name = %segment.name, file = %segment.file, "created");
+        let lookout = Lookout::of_new(&*segment.mapping);
+        Self::new(segment, lookout)
+    }
+
+    pub(crate) fn segment(&self) -> &Arc<Segment> {
+        &self.segment
+    }
+
     fn new(segment: Segment, lookout: Lookout) -> Self {
         let geometry = *segment.mapping.geometry();
         // A new segment's slots are all zeros: they lack nothing of an empty value.
@@ -194,7 +202,7 @@ impl SegmentWriter {
         self.check_range(0, len)?;
         descriptor.check_len(len)?;
         let (slot, version) = self.begin()?;
-        let mapping = &self.segment.mapping;
+        let mapping = &*self.segment.mapping;
         let crc = fill(mapping, slot, mapping.geometry().has(flags::CRC32C));
         self.commit(slot, version, len, *descriptor, crc);
         self.rewritten = true;
@@ -248,7 +256,7 @@ impl SegmentWriter {
             self.lacks.fill(Ranges::whole(self.capacity()));
             self.lacks[self.current] = Ranges::default();
         }
-        let mapping = &self.segment.mapping;
+        let mapping = &*self.segment.mapping;
         if slot != self.current {
             for (start, stop) in self.lacks[slot].iter() {
                 // What the patch covers needs no carrying over; nor does what lies beyond the value.

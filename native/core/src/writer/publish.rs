@@ -46,7 +46,7 @@ impl SegmentWriter {
     #[inline]
     pub(crate) fn check_writable(&self) -> Result<()> {
         let active = SegmentState::Active.to_word();
-        let mapping = &self.segment.mapping;
+        let mapping = &*self.segment.mapping;
         let state = mapping.state_word().load(Ordering::Relaxed);
         if state == active && !self.in_child() && !mapping.lost() {
             return Ok(());
@@ -87,7 +87,7 @@ impl SegmentWriter {
             });
         }
         let current = (self.version != 0).then_some(self.current);
-        let mapping = &self.segment.mapping;
+        let mapping = &*self.segment.mapping;
         let slot = hazard::begin(mapping, &mut self.lookout, current, version);
         Ok((slot, version))
     }
@@ -117,7 +117,7 @@ impl SegmentWriter {
         descriptor: Descriptor,
         crc: u32,
     ) {
-        let mapping = &self.segment.mapping;
+        let mapping = &*self.segment.mapping;
         let geometry = mapping.geometry();
         let now = if geometry.has(flags::TIMESTAMP_COARSE) {
             platform::monotonic_coarse_ns()

@@ -1,0 +1,177 @@
+//! Mappings that outlive their readers for a while.
+//!
+//! To fault 100 MB in takes ten times as long as to copy it, and a file of a pool comes back under other
+//! names again and again. So a reader of such a file does not unmap it when it lets go: the next reader
+//! of the same file takes the mapping, page tables and all, and its first touch faults nothing. What
+//! it takes is memory, not meaning: the segment in the file is another one, checked and registered
+//! with as if it had just been mapped.
+
+use super::{Access, Mapping};
+use crate::layout::Geometry;
+use crate::platform::fork::{self, PerProcess};
+use crate::platform::{self, background};
+use std::fs::Metadata;
+use std::mem::ManuallyDrop;
+use std::ops::Deref;
+use std::os::unix::fs::MetadataExt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A mapping that nobody took for so long is unmapped. While it is kept, it holds the pages of a file
+/// that its pool may have removed.
+const IDLE: Duration = Duration::from_secs(5);
+/// No more than this is kept: bytes of address space, and mappings.
+const MOST_BYTES: usize = 2 << 30;
+const MOST: usize = 64;
+
+/// Which file a mapping is of. The mapping keeps the file from being another's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FileId {
+    dev: u64,
+    ino: u64,
+}
+
+/// A mapping that is kept for the next reader of its file rather than unmapped, where that pays.
+#[derive(Debug)]
+pub(crate) struct Keepable {
+    /// Taken out once, at the end.
+    mapping: ManuallyDrop<Mapping>,
+    /// `None`: not to be kept.
+    file: Option<FileId>,
+    epoch: u32,
+}
+
+struct Kept {
+    file: FileId,
+    mapping: Mapping,
+    since: Instant,
+}
+
+#[derive(Default)]
+struct Store {
+    kept: Mutex<Vec<Kept>>,
+}
+
+static STORE: PerProcess<Store> = PerProcess::new();
+
+fn kept() -> MutexGuard<'static, Vec<Kept>> {
+    let store = STORE.get().kept.lock();
+    store.unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Keepable {
+    /// One that is unmapped at its end.
+    pub(crate) fn never(mapping: Mapping) -> Self {
+        Self {
+            mapping: ManuallyDrop::new(mapping),
+            file: None,
+            epoch: fork::epoch(),
+        }
+    }
+
+    /// One of a pool's file, which is kept at its end.
+    pub(crate) fn of_file(mapping: Mapping, file: &Metadata) -> Self {
+        let mut kept = Self::never(mapping);
+        kept.file = Some(FileId::of(file));
+        kept
+    }
+
+    /// The mapping itself, for whoever has a use for it.
+    pub(crate) fn into_inner(mut self) -> Mapping {
+        self.file = None;
+        // SAFETY: taken once: `self` is forgotten, so its destructor does not take it again.
+        let mapping = unsafe { ManuallyDrop::take(&mut self.mapping) };
+        std::mem::forget(self);
+        mapping
+    }
+}
+
+impl Deref for Keepable {
+    type Target = Mapping;
+
+    #[inline]
+    fn deref(&self) -> &Mapping {
+        &self.mapping
+    }
+}
+
+impl Drop for Keepable {
+    fn drop(&mut self) {
+        // SAFETY: taken once, here: `into_inner` forgets the rest.
+        let mapping = unsafe { ManuallyDrop::take(&mut self.mapping) };
+        match self.file {
+            Some(file) if self.epoch == fork::epoch() && !mapping.lost() => keep(file, mapping),
+            _ => drop(mapping),
+        }
+    }
+}
+
+impl FileId {
+    fn of(file: &Metadata) -> Self {
+        Self {
+            dev: file.dev(),
+            ino: file.ino(),
+        }
+    }
+}
+
+fn keep(file: FileId, mapping: Mapping) {
+    let now = Instant::now();
+    let mut out = Vec::new();
+    {
+        let mut kept = kept();
+        if kept.is_empty() && !background::run_after(IDLE, expire) {
+            return; // nobody would unmap it
+        }
+        kept.push(Kept {
+            file,
+            mapping,
+            since: now,
+        });
+        let bytes = |kept: &Vec<Kept>| kept.iter().map(|k| k.mapping.len()).sum::<usize>();
+        while kept.len() > MOST || bytes(&kept) > MOST_BYTES {
+            out.push(kept.remove(0));
+        }
+    }
+    drop(out); // large ones are unmapped in the background; not under the lock
+}
+
+/// A mapping of this file that was kept, as one of the segment that is in the file now.
+pub(crate) fn take(file: &Metadata, geometry: Geometry, access: Access) -> Option<Mapping> {
+    let id = FileId::of(file);
+    let mut kept = kept();
+    let at = kept.iter().rposition(|one| {
+        one.file == id && one.mapping.access == access && one.mapping.fits(&geometry)
+    })?;
+    let one = kept.remove(at);
+    drop(kept);
+    (!one.mapping.lost()).then(|| one.mapping.recast(geometry))
+}
+
+/// Unmaps what nobody took for long, and comes back while there is something left.
+fn expire() {
+    let now = Instant::now();
+    let mut kept = kept();
+    let (old, young) = std::mem::take(&mut *kept)
+        .into_iter()
+        .partition::<Vec<_>, _>(|one| now.duration_since(one.since) >= IDLE);
+    *kept = young;
+    if let Some(next) = kept.first().map(|one| one.since + IDLE) {
+        background::run_after(next.saturating_duration_since(now), expire);
+    }
+    drop(kept);
+    drop(old);
+}
+
+/// Unmaps all that is kept.
+pub(crate) fn forget() {
+    let old = std::mem::take(&mut *kept());
+    drop(old);
+    platform::background::settle();
+}
+
+/// Mappings that are kept, and their bytes.
+pub(crate) fn held() -> (usize, usize) {
+    let kept = kept();
+    (kept.len(), kept.iter().map(|one| one.mapping.len()).sum())
+}

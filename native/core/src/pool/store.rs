@@ -1,0 +1,254 @@
+//! What a pool keeps, and how it chooses.
+
+use super::options::{PoolStats, Strategy};
+use crate::error::{Result, ShmError};
+use crate::layout::Geometry;
+use crate::options::SegmentOptions;
+use crate::platform;
+use crate::retired::Retired;
+use crate::segment::{Segment, read_geometry};
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+/// A file is not given to a segment that needs less than this part of it.
+const WASTE: usize = 2;
+
+/// What of a segment's options its pages depend on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Kind {
+    huge_pages: bool,
+}
+
+impl Kind {
+    pub(super) fn of(options: &SegmentOptions) -> Self {
+        Self {
+            huge_pages: options.huge_pages,
+        }
+    }
+}
+
+/// What is remembered of a segment for whoever gets its memory.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Past {
+    pub(super) kind: Kind,
+    pub(super) tenant: String,
+}
+
+/// Memory that waits for a segment.
+#[derive(Debug)]
+pub(super) struct Idle {
+    pub(super) retired: Retired,
+    pub(super) past: Past,
+    id: u64,
+    since: Instant,
+}
+
+/// A segment that lives in a file of the pool.
+#[derive(Debug)]
+struct Live {
+    segment: Weak<Segment>,
+    past: Past,
+    room: usize,
+    needed: usize,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Store {
+    /// In the order in which they became idle.
+    idle: Vec<Idle>,
+    /// By incarnation.
+    live: HashMap<String, Live>,
+    last_id: u64,
+    reused: u64,
+    fresh: u64,
+    removed: u64,
+}
+
+/// Length of the file that a segment of `needed` bytes gets: eight steps to each doubling, so that segments
+/// of about the same size fit in one another's files, and at most an eighth of one is too much.
+pub(super) fn class_of(needed: usize) -> usize {
+    let page = platform::page_size();
+    let step = (needed.next_power_of_two() / 16).max(page);
+    needed.next_multiple_of(step)
+}
+
+impl Store {
+    /// Takes out memory in which the segment fits and that nobody reads any more.
+    pub(super) fn take(
+        &mut self,
+        geometry: &Geometry,
+        kind: &Kind,
+        strategy: Strategy,
+    ) -> Option<Idle> {
+        let needed = geometry.file_len(platform::page_size());
+        let mut fit: Vec<(usize, usize)> = self
+            .idle
+            .iter()
+            .enumerate()
+            .filter(|(_, idle)| {
+                let room = idle.retired.room();
+                idle.past.kind == *kind && room / WASTE <= needed && idle.retired.fits(geometry)
+            })
+            .map(|(at, idle)| (at, idle.retired.room()))
+            .collect();
+        // The one that became idle last comes first, and first among equals.
+        fit.reverse();
+        match strategy {
+            Strategy::FirstFit => {}
+            Strategy::BestFit => fit.sort_by_key(|(_, room)| *room),
+            Strategy::WorstFit => fit.sort_by_key(|(_, room)| usize::MAX - room),
+        }
+        let at = fit.into_iter().map(|(at, _)| at);
+        let free = at
+            .into_iter()
+            .find(|at| self.idle[*at].retired.is_free().unwrap_or(false))?;
+        Some(self.idle.remove(free))
+    }
+
+    /// Takes memory in; returns its id.
+    pub(super) fn keep(&mut self, retired: Retired, past: Past) -> u64 {
+        self.last_id += 1;
+        self.idle.push(Idle {
+            retired,
+            past,
+            id: self.last_id,
+            since: Instant::now(),
+        });
+        self.last_id
+    }
+
+    /// Whether it is still there.
+    pub(super) fn keeps(&self, id: u64) -> bool {
+        self.idle.iter().any(|idle| idle.id == id)
+    }
+
+    /// Takes out what is lost, too much, or has been idle for too long.
+    pub(super) fn trim(&mut self, most_bytes: usize, most: usize, timeout: Duration) -> Vec<Idle> {
+        let now = Instant::now();
+        let (mut out, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.idle)
+            .into_iter()
+            .partition(|idle| idle.retired.is_lost() || now.duration_since(idle.since) >= timeout);
+        self.idle = kept;
+        let mut bytes = self.idle_bytes();
+        let mut too_many = 0;
+        while self.idle.len() - too_many > most || bytes > most_bytes {
+            bytes -= self.idle[too_many].retired.room();
+            too_many += 1;
+        }
+        out.extend(self.idle.drain(..too_many));
+        self.removed += out.len() as u64;
+        out
+    }
+
+    pub(super) fn clear(&mut self) -> Vec<Idle> {
+        self.removed += self.idle.len() as u64;
+        std::mem::take(&mut self.idle)
+    }
+
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        self.idle.first().map(|idle| idle.since)
+    }
+
+    fn idle_bytes(&self) -> usize {
+        self.idle.iter().map(|idle| idle.retired.room()).sum()
+    }
+
+    /// A segment was created.
+    pub(super) fn lives(
+        &mut self,
+        segment: &Arc<Segment>,
+        past: Past,
+        needed: usize,
+        recycled: bool,
+    ) {
+        if recycled {
+            self.reused += 1;
+        } else {
+            self.fresh += 1;
+        }
+        // Those that ended without us: closed, released, removed by others. Now and then.
+        if self.live.len().is_power_of_two() {
+            self.live.retain(|_, live| live.segment.strong_count() > 0);
+        }
+        let live = Live {
+            segment: Arc::downgrade(segment),
+            past,
+            room: segment.mapping.len(),
+            needed,
+        };
+        self.live.insert(segment.incarnation.clone(), live);
+    }
+
+    /// A segment ends; what there was to remember of it.
+    pub(super) fn ended(&mut self, incarnation: &str) -> Past {
+        let live = self.live.remove(incarnation);
+        live.map(|live| live.past).unwrap_or_default()
+    }
+
+    /// Cuts the files of the segments that live down to what they need; returns how many bytes that were.
+    pub(super) fn shorten(&mut self) -> Result<usize> {
+        let mut given = 0;
+        for live in self
+            .live
+            .values_mut()
+            .filter(|live| live.room > live.needed)
+        {
+            let Some(segment) = live.segment.upgrade() else {
+                continue;
+            };
+            let name = segment.name.as_str();
+            let path = segment.place.dir.join(&segment.file);
+            let file = match platform::open_existing(&path, true) {
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue, // removed
+                other => other.map_err(|e| ShmError::from_io(name, "open", e))?,
+            };
+            // Another segment's by now?
+            if read_geometry(name, &file)? != *segment.mapping.geometry() {
+                continue;
+            }
+            file.set_len(live.needed as u64)
+                .map_err(|e| ShmError::from_io(name, "shorten", e))?;
+            given += live.room - live.needed;
+            live.room = live.needed;
+        }
+        Ok(given)
+    }
+
+    pub(super) fn stats(&mut self) -> PoolStats {
+        self.live.retain(|_, live| live.segment.strong_count() > 0);
+        let sum = |of: fn(&Live) -> usize| self.live.values().map(of).sum();
+        PoolStats {
+            idle: self.idle.len(),
+            idle_bytes: self.idle_bytes(),
+            draining: self
+                .idle
+                .iter()
+                .filter(|idle| idle.retired.is_read())
+                .count(),
+            live: self.live.len(),
+            live_bytes: sum(|live| live.room),
+            needed_bytes: sum(|live| live.needed),
+            reused: self.reused,
+            fresh: self.fresh,
+            removed: self.removed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_class_holds_what_it_is_for_and_little_more(needed in 4096usize..3 << 30) {
+            let class = class_of(needed);
+            prop_assert!(class >= needed);
+            prop_assert!(class - needed <= needed / 8 + platform::page_size());
+            prop_assert_eq!(class % platform::page_size(), 0);
+            prop_assert_eq!(class_of(class), class);
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! A segment's memory after the segment: taken out of its name, to be given to another.
+//!
+//! The file keeps its pages and gets a name of a pool (`{ns}.pool.…`), under which nobody finds a segment.
+//! The header's writer claim stays with the process that keeps it, so that everybody can tell when that
+//! one has died and the file is to be removed.
+//! Whether somebody who was late may still be in it is decided by `tenure`.
+
+use crate::error::{Result, ShmError};
+use crate::layout::Geometry;
+use crate::mapping::Mapping;
+use crate::name::Place;
+use crate::participant::Participant;
+use crate::platform::{self, fork};
+use crate::reclaim;
+use crate::segment::{Segment, unlink_files};
+use crate::tenure;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Memory that no segment has any more. Removed when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Retired {
+    mapping: Mapping,
+    file: PoolFile,
+    /// Keeps this process registered, for the claim is its own.
+    participant: Arc<Participant>,
+    /// Length of the file, as far as it is mapped.
+    room: usize,
+}
+
+/// A file under its pool's name, unlinked when this is dropped.
+#[derive(Debug)]
+pub(crate) struct PoolFile {
+    /// `None` when it has another name again.
+    path: Option<PathBuf>,
+    epoch: u32,
+}
+
+impl PoolFile {
+    /// Gives the file the name of a segment, unless that is taken.
+    pub(crate) fn rename(&mut self, to: &Path) -> std::io::Result<()> {
+        let Some(path) = &self.path else {
+            return Err(std::io::ErrorKind::NotFound.into());
+        };
+        platform::rename_to_new(path, to)?;
+        self.path = None;
+        Ok(())
+    }
+}
+
+impl Drop for PoolFile {
+    fn drop(&mut self) {
+        // A forked child's copy names its parent's file.
+        if let Some(path) = self.path.take().filter(|_| self.epoch == fork::epoch()) {
+            // Removed by another: then it is gone, which is all that was wanted.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+impl Retired {
+    /// Takes a segment out of its name; `None` when its memory is of no further use, and removed. The
+    /// caller is its writer, in the process that created it or took it over.
+    pub(crate) fn of(segment: Segment) -> Result<Option<Self>> {
+        let Some(participant) = segment.participant.clone() else {
+            return Ok(None);
+        };
+        let place = segment.place.clone();
+        let lock = participant.lock_namespace()?;
+        let Some(meta) = reclaim::still_named(&segment)? else {
+            return Ok(None); // removed by another
+        };
+        let mapping = segment.mapping.into_inner();
+        tenure::mark(&mapping);
+        reclaim::clear_dead_readers(&mapping, &participant);
+        let path = meta.path(&place);
+        let found = std::fs::symlink_metadata(&path).map_or(0, |file| file.len());
+        let room = usize::try_from(found).unwrap_or(0).min(mapping.len());
+        let needed = mapping.geometry().file_len(platform::page_size());
+        let pool_path = place.pool_path(random()?);
+        let kept = room >= needed && !mapping.lost() && {
+            // In this order: a file whose metadata is missing is found again by its identity, metadata whose
+            // file is missing is corrupt.
+            let meta_path = place.meta_path(&meta.name)?;
+            std::fs::remove_file(meta_path)
+                .and_then(|()| platform::rename_to_new(&path, &pool_path))
+                .is_ok()
+        };
+        if !kept {
+            unlink_files(&place, &meta.name, &meta)?;
+        }
+        reclaim::tell_closed(&mapping);
+        drop(lock);
+        tracing::debug!(name = %meta.name, kept, "retired");
+        Ok(kept.then(|| Self {
+            mapping,
+            file: PoolFile {
+                path: Some(pool_path),
+                epoch: fork::epoch(),
+            },
+            participant,
+            room: room / platform::page_size() * platform::page_size(),
+        }))
+    }
+
+    /// Bytes of the file.
+    pub(crate) fn room(&self) -> usize {
+        self.room
+    }
+
+    /// Whether a segment of this geometry could lie in it.
+    pub(crate) fn fits(&self, geometry: &Geometry) -> bool {
+        geometry.file_len(platform::page_size()) <= self.room && self.mapping.fits(geometry)
+    }
+
+    /// Whether it is there and nobody reads what was in it any more. What dead readers left is cleared.
+    pub(crate) fn is_free(&self) -> Result<bool> {
+        if !tenure::is_left(&self.mapping) {
+            let _lock = self.participant.lock_namespace()?;
+            reclaim::clear_dead_readers(&self.mapping, &self.participant);
+            return Ok(false);
+        }
+        Ok(!self.mapping.lost())
+    }
+
+    /// Whether readers of its last segment still use it.
+    pub(crate) fn is_read(&self) -> bool {
+        !tenure::is_left(&self.mapping)
+    }
+
+    /// Whether its pages were lost, which is for good.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.mapping.lost()
+    }
+
+    /// Zeroes all that segments have written to it.
+    pub(crate) fn wipe(&self) {
+        self.mapping.wipe(self.room);
+    }
+
+    /// The memory of a new segment, marked as removed until it is published, and its file. The geometry must
+    /// fit.
+    pub(crate) fn revive(self, mut geometry: Geometry) -> (Mapping, PoolFile) {
+        let before = self.mapping.geometry().created_ns;
+        // Two segments of one file never have the same header line, even when the clock was set back.
+        geometry.created_ns = geometry.created_ns.max(before.saturating_add(1));
+        let mapping = self.mapping.recast(geometry);
+        mapping.reset();
+        mapping.generation().fetch_add(1, Ordering::Relaxed);
+        (mapping, self.file)
+    }
+}
+
+fn random() -> Result<u64> {
+    getrandom::u64().map_err(|e| ShmError::Io {
+        name: None,
+        operation: "getrandom",
+        source: std::io::Error::other(e),
+    })
+}
+
+/// A pool's file that no living process keeps.
+#[derive(Debug)]
+pub(crate) struct Leftover {
+    pub file: String,
+    pub bytes: u64,
+    pub removed: bool,
+}
+
+/// Removes the files of pools whose processes have died. With `dry_run` only looks.
+pub(crate) fn remove_leftovers(
+    place: &Place,
+    participant: &Participant,
+    dry_run: bool,
+) -> Result<Vec<Leftover>> {
+    let dir = place.dir.display().to_string();
+    let files = std::fs::read_dir(&place.dir).map_err(|e| ShmError::from_io(&dir, "list", e))?;
+    let mut found = Vec::new();
+    for file in files.filter_map(|file| file.ok()?.file_name().into_string().ok()) {
+        if !place.is_pool_file(&file) || keeper_lives(place, &file, participant) {
+            continue;
+        }
+        // Again under the lock: somebody may be on the way from one name to another.
+        let _lock = participant.lock_namespace()?;
+        if keeper_lives(place, &file, participant) {
+            continue;
+        }
+        let path = place.dir.join(&file);
+        let Ok(bytes) = path.symlink_metadata().map(|found| found.len()) else {
+            continue; // gone
+        };
+        let removed = !dry_run && std::fs::remove_file(&path).is_ok();
+        found.push(Leftover {
+            file,
+            bytes,
+            removed,
+        });
+    }
+    Ok(found)
+}
+
+/// Whether a living process keeps the file; also when that cannot be told.
+fn keeper_lives(place: &Place, file: &str, participant: &Participant) -> bool {
+    match reclaim::writer_of(&place.dir.join(file)) {
+        Ok(Some(key)) => participant.is_alive(key),
+        // Too short, or no segment: nobody can ever use it.
+        Ok(None) => false,
+        Err(error) => error.kind() != std::io::ErrorKind::InvalidInput,
+    }
+}
