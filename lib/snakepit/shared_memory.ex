@@ -80,7 +80,15 @@ defmodule Snakepit.SharedMemory do
     Inspection
   }
 
-  alias Snakepit.SharedMemory.{Lifecycle, Reading, Recommendations, Reconfiguration, Recorder}
+  alias Snakepit.SharedMemory.{
+    Lifecycle,
+    Pool,
+    Reading,
+    Recommendations,
+    Reconfiguration,
+    Recorder
+  }
+
   alias Snakepit.SharedMemory.Region
   alias Snakepit.SharedMemory.{Sessions, Stats, Subscription, Writing}
 
@@ -592,6 +600,24 @@ defmodule Snakepit.SharedMemory do
   @doc "Like `cleanup_regions/1`, but returns the report or raises."
   @spec cleanup_regions!(options()) :: map()
   def cleanup_regions!(opts \\ []), do: bang(cleanup_regions(opts))
+
+  @doc """
+  Gives back memory that no region needs: what the pool keeps of regions that ended, and what its files have
+  beyond the need of the regions in them (R9.4); see `Snakepit.SharedMemory.Pool`. Answers how many bytes that
+  were. Regions stay as they are.
+
+      iex> alias Snakepit.SharedMemory
+      iex> SharedMemory.allocate_region!(1024 * 1024) |> SharedMemory.deallocate_region!()
+      iex> {:ok, bytes} = SharedMemory.defragment()
+      iex> bytes >= 0
+      true
+  """
+  @spec defragment() :: result(non_neg_integer())
+  def defragment, do: noted(Pool.defragment(:defragment))
+
+  @doc "Like `defragment/0`, but returns the bytes or raises."
+  @spec defragment!() :: non_neg_integer()
+  def defragment!, do: bang(defragment())
 
   # -- what was done --------------------------------------------------------------------------
 

@@ -7,8 +7,8 @@ defmodule Snakepit.SharedMemory.Application do
 
   require Logger
 
-  alias Snakepit.SharedMemory.{Config, Error, History, Jobs, Listing, Recorder, Table}
-  alias Snakepit.SharedMemory.{Telemetry, Writers}
+  alias Snakepit.SharedMemory.{Config, Error, History, Jobs, Listing, Native, Pool, Recorder}
+  alias Snakepit.SharedMemory.{Table, Telemetry, Writers}
 
   @impl true
   def start(_type, _args) do
@@ -37,6 +37,7 @@ defmodule Snakepit.SharedMemory.Application do
   defp start_tree(config) do
     with {:ok, supervisor} <- Snakepit.SharedMemory.Supervisor.start_link(config) do
       Listing.open(config)
+      Pool.setup(config)
       Config.install(config)
       {:ok, supervisor}
     end
@@ -56,6 +57,7 @@ defmodule Snakepit.SharedMemory.Application do
     each(Writers.all(), &Writers.give_back/1)
     each(Table.all_mappings(), &Jobs.unmap/1)
     each(Table.all_resources(), &Jobs.discard_all/1)
+    :ok = Native.drain_pools()
     Recorder.setup(false)
     Telemetry.forget()
     Table.forget()

@@ -47,6 +47,16 @@ defmodule Snakepit.SharedMemory.Config do
       `Snakepit.SharedMemory.SessionSource`; refused when it cannot be loaded or lacks a callback.
       Default: Snakepit's own session store and worker registry, when Snakepit is loaded
 
+  What is kept of regions that ended, for those that come (`Snakepit.SharedMemory.Pool`):
+
+    * `:pool_max_bytes` - at most; 0 keeps nothing. Default: 512 MiB
+    * `:pool_idle_timeout` - for so long, unless a region takes it. Default: `30_000`
+    * `:pool_zero` - when it is zeroed: `:between_sessions`, `:always` or `:never`. Default:
+      `:between_sessions`
+    * `:allocation_strategy` - what a region gets of that: `:first_fit`, `:best_fit` or `:worst_fit`.
+      Default: `:first_fit`
+    * `:enable_defragmentation` - cut files that are longer than their regions need. Default: `false`
+
   What is watched:
 
     * `:telemetry_enabled` - `false` emits no event even where `:telemetry` is loaded. Default: `true`
@@ -59,8 +69,6 @@ defmodule Snakepit.SharedMemory.Config do
   What is not there yet. Another value than the default is refused with code `:unsupported` and the
   reason, for a setting that does nothing would be worse:
 
-    * `:allocation_strategy` - `:first_fit`, `:best_fit` or `:worst_fit`. Default: `:first_fit`
-    * `:enable_defragmentation` - default: `false`
     * `:security_level` - `:standard`, `:high` or `:maximum`. Default: `:standard`
     * `:encryption_enabled`, `:audit_access`, `:secure_cleanup` - default: `false`
 
@@ -109,6 +117,9 @@ defmodule Snakepit.SharedMemory.Config do
     mode: {{:in, [:real_time, :simulation]}, :real_time},
     cleanup_interval: {@interval, nil},
     grace: {{:integer, 0, @longest_ms}, 10_000},
+    pool_max_bytes: {{:integer, 0, :infinity}, 512 * 1024 * 1024},
+    pool_idle_timeout: {{:integer, 1, @longest_timer_ms}, 30_000},
+    pool_zero: {{:in, [:never, :between_sessions, :always]}, :between_sessions},
     allocation_strategy: {{:in, [:first_fit, :best_fit, :worst_fit]}, :first_fit},
     enable_defragmentation: {:boolean, false},
     security_level: {{:in, [:standard, :high, :maximum]}, :standard},
@@ -144,8 +155,11 @@ defmodule Snakepit.SharedMemory.Config do
           mode: :real_time | :simulation,
           cleanup_interval: pos_integer() | nil,
           grace: non_neg_integer(),
-          allocation_strategy: :first_fit,
-          enable_defragmentation: false,
+          pool_max_bytes: non_neg_integer(),
+          pool_idle_timeout: pos_integer(),
+          pool_zero: :never | :between_sessions | :always,
+          allocation_strategy: :first_fit | :best_fit | :worst_fit,
+          enable_defragmentation: boolean(),
           security_level: :standard,
           encryption_enabled: false,
           audit_access: false,

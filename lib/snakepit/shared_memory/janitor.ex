@@ -9,11 +9,14 @@ defmodule Snakepit.SharedMemory.Janitor do
 
   require Logger
 
-  alias Snakepit.SharedMemory.{Config, Error, Native, Telemetry}
+  alias Snakepit.SharedMemory.{Config, Error, Native, Pool, Telemetry}
 
   # Pause before another attempt when the reaper could not be started: it lacked descriptors or
   # threads, or the directory was not there.
   @retry_ms 5_000
+
+  # What the pool is tidied after, where that is configured.
+  @tidy_ms 60_000
 
   @doc "Watches the namespace of `config`; `:name` registers the process."
   @spec start_link({Config.t(), keyword()}) :: GenServer.on_start()
@@ -40,6 +43,7 @@ defmodule Snakepit.SharedMemory.Janitor do
     # What is removed in passing, by a call that may come before the reaper runs, has that grace too. A
     # namespace that is none is refused by name when the reaper starts.
     _ = Native.set_grace(config.namespace, config.dir, config.grace)
+    Process.send_after(self(), :tidy, @tidy_ms)
     {:ok, %__MODULE__{config: config}, {:continue, :start}}
   end
 
@@ -101,6 +105,16 @@ defmodule Snakepit.SharedMemory.Janitor do
   @impl true
   def handle_info({:snakepit_shm, :reaper, event}, state) do
     report(event, state.config)
+    {:noreply, state}
+  end
+
+  def handle_info(:tidy, state) do
+    Process.send_after(self(), :tidy, @tidy_ms)
+
+    with {:error, error} <- Pool.tidy(state.config) do
+      report({:failed, Exception.message(error)}, state.config)
+    end
+
     {:noreply, state}
   end
 

@@ -3,8 +3,18 @@ defmodule Snakepit.SharedMemory.Lifecycle do
   # Regions come, are mapped and unmapped, and go. The public functions and their documentation
   # are in `Snakepit.SharedMemory`.
 
-  alias Snakepit.SharedMemory.{Config, Error, Jobs, Native, Options, Permissions, Reading, Region}
-  alias Snakepit.SharedMemory.{Registry, SecurityController, Sessions, Table, Target, Telemetry}
+  alias Snakepit.SharedMemory.{Config, Error, Jobs, Native, Options, Permissions, Pool, Reading}
+
+  alias Snakepit.SharedMemory.{
+    Region,
+    Registry,
+    SecurityController,
+    Sessions,
+    Table,
+    Target,
+    Telemetry
+  }
+
   alias Snakepit.SharedMemory.Table.Record
 
   @settings [
@@ -72,6 +82,7 @@ defmodule Snakepit.SharedMemory.Lifecycle do
         |> Map.take([:prefault | Keyword.keys(@settings)])
         |> Map.merge(%{size: size, slots: slots, permissions: mode})
         |> Map.put(:huge_pages, config.platform_options.linux.use_hugepages)
+        |> Map.merge(%{pooled: Pool.serves?(config, target), tenant: options.session})
 
       record = %{record(target, {size, slots}, options, config) | permissions: mode}
       Sessions.note(options, config)
@@ -328,7 +339,10 @@ defmodule Snakepit.SharedMemory.Lifecycle do
         Registry.deallocate(target, :deallocate_region)
 
       {:error, %{"__snakepit_shm__" => _} = handle} ->
-        removed(Native.remove_handle(handle, target.dir), target)
+        with {:ok, config} <- Config.fetch(:deallocate_region) do
+          pooled = Pool.serves?(config, target)
+          removed(Native.remove_handle(handle, target.dir, pooled), target)
+        end
 
       {:error, _region} ->
         removed(Native.remove(Target.native(target)), target)

@@ -35,7 +35,9 @@ defmodule Snakepit.SharedMemory.Native do
           permissions: non_neg_integer() | nil,
           schema_id: non_neg_integer() | nil,
           prefault: boolean() | nil,
-          huge_pages: boolean() | nil
+          huge_pages: boolean() | nil,
+          pooled: boolean() | nil,
+          tenant: String.t() | nil
         }
 
   @typedoc "What a cleanup looks at; times in milliseconds."
@@ -195,8 +197,32 @@ defmodule Snakepit.SharedMemory.Native do
   @spec parse_handle(map()) :: answer({String.t(), String.t()})
   def parse_handle(_handle), do: stub()
 
-  @spec remove_handle(map(), String.t()) :: answer(:ok)
-  def remove_handle(_handle, _dir), do: stub()
+  # Its memory comes into the VM's pool where that may be and the last argument says so.
+  @spec remove_handle(map(), String.t(), boolean()) :: answer(:ok)
+  def remove_handle(_handle, _dir, _pooled), do: stub()
+
+  # -- the pool -------------------------------------------------------------------------------
+
+  @type pool_limits :: %{
+          max_idle_bytes: non_neg_integer(),
+          idle_timeout: non_neg_integer(),
+          strategy: :first_fit | :best_fit | :worst_fit,
+          zero: :never | :between_sessions | :always
+        }
+
+  @spec configure_pool(String.t(), String.t(), pool_limits()) :: answer(:ok)
+  def configure_pool(_namespace, _dir, _limits), do: stub()
+
+  # All of this OS process.
+  @spec drain_pools() :: :ok
+  def drain_pools, do: stub()
+
+  @spec pool_stats(String.t(), String.t()) :: answer(map())
+  def pool_stats(_namespace, _dir), do: stub()
+
+  # Bytes given back; idle memory, too, if the last argument says so.
+  @spec defragment_pool(String.t(), String.t(), boolean()) :: answer(non_neg_integer())
+  def defragment_pool(_namespace, _dir, _idle_too), do: stub()
 
   # -- subscriptions --------------------------------------------------------------------------
 

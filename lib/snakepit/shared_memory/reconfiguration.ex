@@ -10,7 +10,7 @@ defmodule Snakepit.SharedMemory.Reconfiguration do
 
   require Logger
 
-  alias Snakepit.SharedMemory.{Config, Error, Expiry, Health, Janitor, Recorder, Registry}
+  alias Snakepit.SharedMemory.{Config, Error, Expiry, Health, Janitor, Pool, Recorder, Registry}
   alias Snakepit.SharedMemory.Telemetry
 
   @type outcome :: %{applied: [atom()], needs_restart: [atom()], unchanged: [atom()]}
@@ -140,6 +140,7 @@ defmodule Snakepit.SharedMemory.Reconfiguration do
 
   defp tell(config) do
     Recorder.setup(config.performance_monitoring)
+    Pool.setup(config)
     Health.Monitor.set_interval(config.health_check_interval)
     Enum.each(@told, &tell(&1, config))
   end

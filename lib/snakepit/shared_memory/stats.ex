@@ -17,6 +17,7 @@ defmodule Snakepit.SharedMemory.Stats do
     * `:fragmentation` - of the regions there are now: `:reserved_bytes` (what they hold),
       `:capacity_bytes` (the largest values they could have), `:value_bytes` (the values that this VM has
       written last) and `:unused`, the share of the capacity that no value fills, from 0.0 to 1.0
+    * `:pool` - what is kept of regions that ended, see `t:Snakepit.SharedMemory.Pool.stats/0`
     * `:cleanup` - counts: `:sweeps` that found something, what they `:removed`, `:recovered`, saw
       `:corrupted`, `:cleared_readers`; sweeps that `:failed`; owners in this VM and other OS processes that
       ended (`:owner_down`, `:process_ended`)
@@ -36,7 +37,7 @@ defmodule Snakepit.SharedMemory.Stats do
   configuration key `:performance_monitoring` switches it all off.
   """
 
-  alias Snakepit.SharedMemory.{Access, Config, Error, Histogram, Recorder, Table}
+  alias Snakepit.SharedMemory.{Access, Config, Error, Histogram, Pool, Recorder, Table}
 
   @type t :: %__MODULE__{
           total_allocations: non_neg_integer(),
@@ -51,6 +52,7 @@ defmodule Snakepit.SharedMemory.Stats do
           bytes_read: non_neg_integer(),
           bytes_written: non_neg_integer(),
           fragmentation: map(),
+          pool: Pool.stats(),
           cleanup: %{atom() => non_neg_integer()},
           events_dropped: non_neg_integer(),
           since: DateTime.t(),
@@ -70,6 +72,7 @@ defmodule Snakepit.SharedMemory.Stats do
     :bytes_read,
     :bytes_written,
     :fragmentation,
+    :pool,
     :cleanup,
     :events_dropped,
     :since,
@@ -80,8 +83,9 @@ defmodule Snakepit.SharedMemory.Stats do
   @doc false
   @spec snapshot(atom()) :: {:ok, t()} | {:error, Error.t()}
   def snapshot(operation) do
-    with {:ok, recorded} <- recorded(operation) do
-      {:ok, of(recorded, regions(), DateTime.utc_now())}
+    with {:ok, recorded} <- recorded(operation),
+         {:ok, pool} <- Pool.stats(operation) do
+      {:ok, of(recorded, regions(), pool, DateTime.utc_now())}
     end
   end
 
@@ -147,8 +151,8 @@ defmodule Snakepit.SharedMemory.Stats do
 
   @doc false
   # Pure: from what was counted and what there is.
-  @spec of(Recorder.recorded(), [map()], DateTime.t()) :: t()
-  def of(%{operations: operations, events: events, since: since}, regions, now) do
+  @spec of(Recorder.recorded(), [map()], Pool.stats(), DateTime.t()) :: t()
+  def of(%{operations: operations, events: events, since: since}, regions, pool, now) do
     %__MODULE__{
       total_allocations: events.allocated,
       total_deallocations: events.deallocated,
@@ -162,6 +166,7 @@ defmodule Snakepit.SharedMemory.Stats do
       bytes_read: operations.read.bytes,
       bytes_written: operations.write.bytes,
       fragmentation: fragmentation(regions),
+      pool: pool,
       cleanup: Map.drop(events, [:allocated, :deallocated, :events_dropped]),
       events_dropped: events.events_dropped,
       since: since,

@@ -17,7 +17,9 @@ mod store;
 pub use options::{PoolOptions, PoolStats, Strategy, Zero};
 
 use crate::error::{Resource, Result, ShmError};
+use crate::handle::Handle;
 use crate::layout::{Geometry, flags};
+use crate::meta::Meta;
 use crate::name::Place;
 use crate::options::{Reserve, SegmentOptions};
 use crate::platform::{self, background, fork};
@@ -106,6 +108,11 @@ impl Pool {
     pub fn shared(namespace: &str, dir: impl AsRef<Path>) -> Result<Self> {
         let place = Place::new(dir.as_ref(), namespace)?;
         Ok(shared::of(&place))
+    }
+
+    /// [`Self::drain`] of all pools that [`Self::shared`] has made: for the end of a process.
+    pub fn drain_shared() -> usize {
+        shared::all().iter().map(Self::drain).sum()
     }
 
     /// Changes limits and strategy from now on. Namespace and directory stay.
@@ -264,11 +271,44 @@ impl Pool {
     ///
     /// Those of opening the files of the segments.
     pub fn defragment(&self) -> Result<usize> {
-        let idle = self.drain();
-        let Some(mut state) = self.state() else {
-            return Ok(0);
-        };
-        Ok(idle + state.store.shorten()?)
+        Ok(self.drain() + self.shorten()?)
+    }
+
+    /// The second half of [`Self::defragment`]: what is idle stays.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::defragment`].
+    pub fn shorten(&self) -> Result<usize> {
+        match self.state() {
+            Some(mut state) => state.store.shorten(),
+            None => Ok(0),
+        }
+    }
+
+    /// Removes a segment that another process made and nobody writes any more, and keeps its memory if it may
+    /// be kept; says whether. So what a worker hands over comes back with its pages.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Handle::remove`](crate::Handle::remove).
+    pub fn remove(&self, handle: &Handle) -> Result<bool> {
+        let options = handle.options(&self.inner.place.dir);
+        let pooled = self.state().is_some_and(|state| state.options.enabled);
+        let place = options.place()?;
+        let is_it = |meta: Meta| meta.incarnation == handle.token;
+        if pooled && place == self.inner.place && Meta::load(&place, &handle.name).is_ok_and(is_it)
+        {
+            match options.adopt() {
+                Ok(writer) if writer.incarnation() == handle.token => return self.retire(writer),
+                // Of another segment of that name, which stays what it was.
+                Ok(writer) => writer.release()?,
+                // Written, or gone, or broken: the other way says what is wrong.
+                Err(_) => {}
+            }
+        }
+        handle.remove(&self.inner.place.dir)?;
+        Ok(false)
     }
 
     /// What it keeps and what it did.

@@ -1,7 +1,7 @@
 //! Handles: what a JSON library decoded, checked by the core alone.
 
 use rustler::{Atom, Env, NifResult, Term};
-use snakepit_shm::Handle;
+use snakepit_shm::{Handle, Pool};
 
 use crate::error::Answer;
 use crate::listing::making_room;
@@ -35,12 +35,18 @@ fn parse(value: &serde_json::Value) -> Answer<(String, String)> {
 
 /// Removes the region that a handle names, if it is still that very one.
 #[rustler::nif(schedule = "DirtyIo")]
-fn remove_handle(handle: Term<'_>, dir: String) -> NifResult<Answer<Atom>> {
+fn remove_handle(handle: Term<'_>, dir: String, pooled: bool) -> NifResult<Answer<Atom>> {
     let value = json::to_value(handle)?;
-    Ok(remove(&value, &dir))
+    Ok(remove(&value, &dir, pooled))
 }
 
-fn remove(value: &serde_json::Value, dir: &str) -> Answer<Atom> {
-    Handle::from_value(value)?.remove(dir)?;
+fn remove(value: &serde_json::Value, dir: &str, pooled: bool) -> Answer<Atom> {
+    let handle = Handle::from_value(value)?;
+    if pooled {
+        // What a worker has handed over comes with its pages.
+        Pool::shared(&handle.namespace, dir)?.remove(&handle)?;
+    } else {
+        handle.remove(dir)?;
+    }
     Ok(rustler::types::atom::ok())
 }

@@ -19,6 +19,7 @@ mod handle;
 mod health;
 mod listing;
 mod membership;
+mod pool;
 mod reader;
 mod reaper;
 mod resources;

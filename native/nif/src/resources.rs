@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use arc_swap::{ArcSwapOption, Guard};
 use rustler::{Binary, Encoder, Env, LocalPid, Resource, ResourceArc, Term};
-use snakepit_shm::{Pinned, SealedView, SegmentReader, SegmentWriter, ShmError};
+use snakepit_shm::{Pinned, Pool, SealedView, SegmentReader, SegmentWriter, ShmError};
 
 use crate::error::{Answer, Failure};
 use crate::tally::{Meter, Stripe, Tallies, Tally};
@@ -22,6 +22,8 @@ pub struct WriterResource {
     viewed: Stripe,
     tallies: Arc<Tallies>,
     value_bytes: AtomicU64,
+    /// Where its memory goes when it ends.
+    pool: Option<Pool>,
 }
 
 /// The term of a local pid is one word, the same in every process.
@@ -35,6 +37,11 @@ impl Resource for WriterResource {}
 impl WriterResource {
     /// Takes a writer in.
     pub fn new(writer: SegmentWriter) -> ResourceArc<Self> {
+        Self::pooled(writer, None)
+    }
+
+    /// Takes a writer in whose memory goes to a pool in the end.
+    pub fn pooled(writer: SegmentWriter, pool: Option<Pool>) -> ResourceArc<Self> {
         ResourceArc::new(Self {
             name: writer.name().to_owned(),
             capacity: writer.capacity(),
@@ -44,6 +51,7 @@ impl WriterResource {
             viewed: Stripe::default(),
             tallies: Arc::default(),
             value_bytes: AtomicU64::new(0),
+            pool,
         })
     }
 
@@ -137,6 +145,16 @@ impl WriterResource {
     /// Takes the writer out for good; later calls answer `closed`.
     pub fn take(&self) -> Answer<SegmentWriter> {
         self.lock().take().ok_or_else(|| self.closed())
+    }
+
+    /// Takes the writer out for good and removes its segment.
+    pub fn discard(&self) -> Answer<()> {
+        let writer = self.take()?;
+        match &self.pool {
+            Some(pool) => pool.retire(writer).map(|_kept| ())?,
+            None => writer.remove()?,
+        }
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<SegmentWriter>> {

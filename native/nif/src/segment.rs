@@ -11,9 +11,13 @@ use crate::terms::report::Report;
 
 #[rustler::nif(schedule = "DirtyIo")]
 fn create(segment: Segment) -> Answer<ResourceArc<WriterResource>> {
+    let pool = segment.pool()?;
     let options = segment.options();
-    let writer = making_room(|| options.create())?;
-    Ok(WriterResource::new(writer))
+    let writer = making_room(|| match &pool {
+        Some(pool) => pool.create(&options),
+        None => options.create(),
+    })?;
+    Ok(WriterResource::pooled(writer, pool))
 }
 
 #[rustler::nif(schedule = "DirtyIo")]

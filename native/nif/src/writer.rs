@@ -203,10 +203,10 @@ fn writer_handle<'a>(env: Env<'a>, writer: &WriterResource) -> Answer<Term<'a>> 
 /// Readers keep what they have mapped; nobody finds the segment any more.
 #[rustler::nif(schedule = "DirtyIo")]
 fn discard(writer: &WriterResource) -> Answer<Atom> {
-    match writer.take()?.remove() {
+    match writer.discard() {
         // Somebody else removed it first: what was asked for holds.
-        Ok(()) | Err(ShmError::NotFound { .. }) => Ok(rustler::types::atom::ok()),
-        Err(error) => Err(error.into()),
+        Ok(()) | Err(Failure::Shm(ShmError::NotFound { .. })) => Ok(rustler::types::atom::ok()),
+        Err(error) => Err(error),
     }
 }
 

@@ -25,6 +25,9 @@ defmodule Snakepit.SharedMemory.ConfigTest do
              on_limit: :reject,
              default_timeout: nil,
              reference_grace: 10_000,
+             pool_max_bytes: 512 * 1024 * 1024,
+             pool_idle_timeout: 30_000,
+             pool_zero: :between_sessions,
              allocation_strategy: :first_fit,
              enable_defragmentation: false,
              security_level: :standard,
@@ -108,9 +111,6 @@ defmodule Snakepit.SharedMemory.ConfigTest do
 
   test "R14.2 what is not there yet is refused, with what it waits for" do
     for {key, value, reason} <- [
-          {:allocation_strategy, :best_fit, "pool"},
-          {:allocation_strategy, :worst_fit, "pool"},
-          {:enable_defragmentation, true, "nothing to move"},
           {:security_level, :high, "encrypted values"},
           {:security_level, :maximum, "signed ones"},
           {:encryption_enabled, true, "encryption"},
@@ -159,6 +159,8 @@ defmodule Snakepit.SharedMemory.ConfigTest do
       max_regions: 10_000,
       max_total_memory: 107_374_182_400,
       max_regions_per_process: 100,
+      allocation_strategy: :best_fit,
+      enable_defragmentation: true,
       cleanup_interval: 30_000,
       default_timeout: 600_000,
       platform_options: %{
@@ -174,8 +176,6 @@ defmodule Snakepit.SharedMemory.ConfigTest do
 
     for {key, value} <- [
           max_region_size: 4_294_967_296,
-          allocation_strategy: :best_fit,
-          enable_defragmentation: true,
           security_level: :high,
           encryption_enabled: true,
           audit_access: true,

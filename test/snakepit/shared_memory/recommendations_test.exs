@@ -19,7 +19,7 @@ defmodule Snakepit.SharedMemory.RecommendationsTest do
       end
 
     events = Map.merge(Map.new(@events, &{&1, 0}), Map.new(Keyword.get(changes, :events, [])))
-    Stats.of(%{since: now, operations: operations, events: events}, regions, now)
+    Stats.of(%{since: now, operations: operations, events: events}, regions, %{}, now)
   end
 
   defp times(microseconds) do

@@ -8,8 +8,8 @@ defmodule Snakepit.SharedMemory.ReconfiguredKeysTest do
   alias Snakepit.SharedMemory.Telemetry
 
   # With one value only, or none that this machine need have.
-  @nothing_to_change ~w(allocation_strategy enable_defragmentation security_level encryption_enabled
-                        audit_access secure_cleanup platform_options)a
+  @nothing_to_change ~w(security_level encryption_enabled audit_access secure_cleanup
+                        platform_options)a
 
   # The application in this test's own place, as it was before afterwards.
   setup %{place: place} do
@@ -85,7 +85,13 @@ defmodule Snakepit.SharedMemory.ReconfiguredKeysTest do
 
   test "no key is left out" do
     tested = Keyword.keys(@limits) ++ @proofs
-    known = tested ++ @nothing_to_change ++ Config.needs_restart()
+    # `Snakepit.SharedMemory.PoolTest` has a test of these.
+    pool = [
+      :allocation_strategy,
+      :enable_defragmentation | ~w(pool_max_bytes pool_idle_timeout pool_zero)a
+    ]
+
+    known = tested ++ pool ++ @nothing_to_change ++ Config.needs_restart()
     assert Enum.sort(known) == Enum.sort(Config.keys())
   end
 

@@ -358,7 +358,7 @@ defmodule Snakepit.SharedMemory.StatsTest do
       events: %{allocated: 0, deallocated: 0, events_dropped: 0, sweeps: 0}
     }
 
-    stats = Stats.of(recorded, [], now)
+    stats = Stats.of(recorded, [], %{}, now)
 
     assert stats.fragmentation == %{
              reserved_bytes: 0,

@@ -7,10 +7,6 @@ defmodule Snakepit.SharedMemory.Config.Machine do
 
   # The only value of a key that does what it says, and what the others wait for.
   @not_yet [
-    allocation_strategy:
-      {:first_fit, "there is no pool yet in which a strategy could choose; each region is a file"},
-    enable_defragmentation:
-      {false, "each region is a file of its own pages, so there is nothing to move yet"},
     security_level:
       {:standard, "encrypted values (:high) and signed ones (:maximum) are not there yet"},
     encryption_enabled: {false, "the encryption of values is not there yet"},

@@ -19,3 +19,8 @@ pub(super) fn of(place: &Place) -> Pool {
     };
     pools.entry(place.clone()).or_insert_with(make).clone()
 }
+
+pub(super) fn all() -> Vec<Pool> {
+    let pools = POOLS.get().lock().unwrap_or_else(PoisonError::into_inner);
+    pools.values().cloned().collect()
+}

@@ -1,7 +1,7 @@
 //! Where a segment is and how it is to be created, as a map from Elixir.
 
 use rustler::{NifMap, NifUnitEnum};
-use snakepit_shm::{Integrity, Reserve, SegmentOptions, Timestamps};
+use snakepit_shm::{Integrity, Pool, Reserve, SegmentOptions, ShmError, Timestamps};
 
 /// Every key is there; `nil` leaves the core's default.
 #[derive(NifMap)]
@@ -20,6 +20,9 @@ pub struct Segment {
     schema_id: Option<u64>,
     prefault: Option<bool>,
     huge_pages: Option<bool>,
+    /// Whether its memory comes from the VM's pool and goes back to it, and for whom it is.
+    pooled: Option<bool>,
+    tenant: Option<String>,
 }
 
 #[derive(NifUnitEnum, Clone, Copy)]
@@ -70,6 +73,14 @@ impl From<ReserveTerm> for Reserve {
 }
 
 impl Segment {
+    /// The pool that it is to be created in.
+    pub fn pool(&self) -> Result<Option<Pool>, ShmError> {
+        self.pooled
+            .unwrap_or(false)
+            .then(|| Pool::shared(&self.namespace, &self.dir))
+            .transpose()
+    }
+
     /// The core's options. Values out of range are left for the core to refuse.
     pub fn options(self) -> SegmentOptions {
         let options = SegmentOptions::new(self.name)
@@ -87,6 +98,7 @@ impl Segment {
         let options = with(options, self.schema_id, SegmentOptions::schema_id);
         let options = with(options, self.prefault, SegmentOptions::prefault);
         let options = with(options, self.huge_pages, SegmentOptions::huge_pages);
+        let options = with(options, self.tenant, SegmentOptions::tenant);
         let options = with(
             options,
             self.reserve.map(Reserve::from),
