@@ -110,6 +110,11 @@ impl Pool {
         Ok(shared::of(&place))
     }
 
+    /// The pool of this process that a writer's memory would go to.
+    pub fn of_writer(writer: &SegmentWriter) -> Self {
+        shared::of(&writer.segment().place)
+    }
+
     /// [`Self::drain`] of all pools that [`Self::shared`] has made: for the end of a process.
     pub fn drain_shared() -> usize {
         shared::all().iter().map(Self::drain).sum()

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use snakepit_shm::{Handle, ShmError};
+use snakepit_shm::{Handle, Pool, ShmError};
 
 use crate::error::Outcome;
 use crate::fork::Tied;
@@ -36,15 +36,20 @@ pub(crate) fn open_handle(py: Python<'_>, json: &str, directory: Option<PathBuf>
     Ok(View::new(handle.name.clone(), Arc::new(Tied::new(sealed))))
 }
 
-/// Removes the segment that a handle (JSON text) names, if it is still the one it was made for.
+/// Removes the segment that a handle (JSON text) names, if it is still the one it was made for; says whether
+/// its memory is kept.
 #[pyfunction]
 #[pyo3(signature = (json, directory=None))]
-pub(crate) fn remove_handle(py: Python<'_>, json: &str, directory: Option<PathBuf>) -> Outcome<()> {
+pub(crate) fn remove_handle(
+    py: Python<'_>,
+    json: &str,
+    directory: Option<PathBuf>,
+) -> Outcome<bool> {
     let handle = parse(json)?;
     let directory = options::directory(directory);
     Ok(py.detach(|| {
         // The token alone would do; opening also refuses a handle that was tampered with.
         handle.open(&directory)?;
-        handle.remove(&directory)
+        Pool::shared(&handle.namespace, &directory)?.remove(&handle)
     })?)
 }

@@ -10,7 +10,7 @@
 //! | `view`, `pin` | what owns the memory under an array |
 //! | `array`, `buffer`, `bytes` | numpy, the buffer protocol, `bytes` |
 //! | `wait`, `fork`, `seconds` | signals, forked children, times |
-//! | `handle`, `discovery`, `options`, `error` | the core's other types in Python's terms |
+//! | `handle`, `discovery`, `pool`, `options`, `error` | the core's other types in Python's terms |
 //!
 //! **No unsafe code.** Memory reaches numpy as an address in an `__array_interface__`, never as a
 //! Rust reference that outlives its owner; foreign buffers are copied by PyO3 or, as cells, by the
@@ -30,6 +30,7 @@ mod handle;
 mod loan;
 mod options;
 mod pin;
+mod pool;
 mod reader;
 mod seconds;
 mod shared;
@@ -55,6 +56,8 @@ mod _native {
     use super::loan::Loan;
     #[pymodule_export]
     use super::pin::{Pin, PinnedView};
+    #[pymodule_export]
+    use super::pool::{configure_pool, drain_pool, drain_pools, pool_stats};
     #[pymodule_export]
     use super::reader::{Reader, attach};
     #[pymodule_export]

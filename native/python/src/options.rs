@@ -54,14 +54,29 @@ fn invalid(option: &'static str, expected: &str, value: &Bound<'_, PyAny>) -> Sh
 }
 
 /// One option, taken out of the dictionary; `None` counts as not given.
-struct Given<'a, 'py>(&'a Bound<'py, PyDict>);
+pub(crate) struct Given<'a, 'py>(&'a Bound<'py, PyDict>);
 
-impl<'py> Given<'_, 'py> {
+impl<'g, 'py> Given<'g, 'py> {
+    pub(crate) fn new(options: &'g Bound<'py, PyDict>) -> Self {
+        Self(options)
+    }
+
+    /// The refusal of an option that has the right type.
+    pub(crate) fn refused(&self, option: &'static str, expected: &str) -> ShmError {
+        match self.raw(option) {
+            Ok(Some(value)) => invalid(option, expected, &value),
+            _ => ShmError::InvalidOption {
+                option,
+                reason: format!("expected {expected}"),
+            },
+        }
+    }
+
     fn raw(&self, option: &'static str) -> PyResult<Option<Bound<'py, PyAny>>> {
         Ok(self.0.get_item(option)?.filter(|value| !value.is_none()))
     }
 
-    fn string(&self, option: &'static str) -> Outcome<Option<String>> {
+    pub(crate) fn string(&self, option: &'static str) -> Outcome<Option<String>> {
         match self.raw(option)? {
             None => Ok(None),
             Some(value) => match value.cast::<PyString>() {
@@ -71,7 +86,7 @@ impl<'py> Given<'_, 'py> {
         }
     }
 
-    fn value<T>(&self, option: &'static str, expected: &str) -> Outcome<Option<T>>
+    pub(crate) fn value<T>(&self, option: &'static str, expected: &str) -> Outcome<Option<T>>
     where
         T: for<'a> FromPyObject<'a, 'py>,
     {
@@ -84,7 +99,11 @@ impl<'py> Given<'_, 'py> {
         }
     }
 
-    fn choice<T: Copy>(&self, option: &'static str, choices: &[(&str, T)]) -> Outcome<Option<T>> {
+    pub(crate) fn choice<T: Copy>(
+        &self,
+        option: &'static str,
+        choices: &[(&str, T)],
+    ) -> Outcome<Option<T>> {
         let Some(value) = self.raw(option)? else {
             return Ok(None);
         };

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString};
-use snakepit_shm::{Descriptor, SealedView, SegmentWriter, ShmError};
+use snakepit_shm::{Descriptor, Pool, SealedView, SegmentWriter, ShmError};
 
 use crate::array;
 use crate::buffer::{self, DETACH_FROM};
 use crate::error::Outcome;
 use crate::handle;
 use crate::loan::{Loan, Slot};
-use crate::options;
+use crate::options::{self, Given};
 use crate::shared::Shared;
 use crate::view::Keeper;
 
@@ -246,6 +246,19 @@ impl Writer {
         py.detach(|| self.shared.end(SegmentWriter::release))
     }
 
+    /// Removes the segment; its memory goes to this process's pool if it may be kept. Says whether.
+    fn _retire(&self, py: Python<'_>) -> Outcome<bool> {
+        self.kept.release(py, &self.shared.name)?;
+        let mut kept = false;
+        py.detach(|| {
+            self.shared.end(|writer| {
+                kept = Pool::of_writer(&writer).retire(writer)?;
+                Ok(())
+            })
+        })?;
+        Ok(kept)
+    }
+
     fn __enter__(slf: Py<Self>) -> Py<Self> {
         slf
     }
@@ -312,7 +325,11 @@ pub(crate) fn create(
     given: &Bound<'_, PyDict>,
 ) -> Outcome<Writer> {
     let built = options::segment(name, given)?.size(size);
-    Ok(Writer::new(py.detach(|| built.create())?))
+    let pooled = Given::new(given).value("pooled", "True or False")?;
+    Ok(Writer::new(py.detach(|| match pooled {
+        Some(true) => Pool::shared(built.get_namespace(), built.get_dir())?.create(&built),
+        _ => built.create(),
+    })?))
 }
 
 /// Becomes the writer of a segment whose writer has gone.

@@ -63,8 +63,13 @@ class Place:
         snakepit_shm.release(handle, dir=self.dir)
 
     def files(self) -> list[str]:
-        """What lies in the directory, the participants table apart."""
-        return sorted(e for e in os.listdir(self.dir) if not e.endswith(".participants"))
+        """What lies in the directory, the participants table and the pool's files apart."""
+        apart = (f"{self.namespace}.participants", f"{self.namespace}.pool.")
+        return sorted(e for e in os.listdir(self.dir) if not e.startswith(apart))
+
+    def pool_files(self) -> list[str]:
+        """What this process's pool and those of others keep."""
+        return [e for e in os.listdir(self.dir) if e.startswith(f"{self.namespace}.pool.")]
 
     def sweep(self) -> None:
         """Remove what processes that ended in the middle of things left, as the next start does."""
@@ -123,6 +128,7 @@ def place() -> Iterator[Place]:
     yield Place(f"pytest-{unique}", directory)
     if os.listdir(directory):
         gc.collect()
+        snakepit_shm.drain_pool(namespace=f"pytest-{unique}", dir=directory)
     # Other processes and the thread that unmaps may still be on their way out.
     left: list[str] = []
     try:

@@ -55,8 +55,9 @@ from ._errors import (
     ViewsAliveError,
 )
 from ._native import Loan, Pin, Reader, Writer, __version__, round_up_capacity
+from ._pool import configure_pool, drain_pool, pool_stats
 from ._share import release, resolve, share
-from ._types import CleanupItem, CleanupReport, SegmentInfo, ValueInfo
+from ._types import CleanupItem, CleanupReport, PoolStats, SegmentInfo, ValueInfo
 
 __all__ = [
     "MAX_CAPACITY",
@@ -79,6 +80,7 @@ __all__ = [
     "OutOfBoundsError",
     "PermissionDeniedError",
     "Pin",
+    "PoolStats",
     "Reader",
     "ResourceExhaustedError",
     "SchemaMismatchError",
@@ -99,9 +101,12 @@ __all__ = [
     "attach",
     "attach_writer",
     "cleanup",
+    "configure_pool",
     "create",
+    "drain_pool",
     "inspect",
     "list_segments",
+    "pool_stats",
     "release",
     "remove",
     "resolve",

@@ -111,6 +111,11 @@ def create(
     return _track(_native.create(name, size, options))
 
 
+def create_pooled(name: str, size: int, **options: Any) -> Writer:
+    """`create` in memory of this process's pool, of valid size and with options of `create`."""
+    return _track(_native.create(name, size, {**options, "pooled": True}))
+
+
 def attach(
     name: str,
     *,

@@ -28,11 +28,15 @@ __all__ = [
     "attach_writer",
     "cleanup",
     "close_at_exit",
+    "configure_pool",
     "create",
+    "drain_pool",
+    "drain_pools",
     "error_codes",
     "inspect",
     "list_segments",
     "open_handle",
+    "pool_stats",
     "remove",
     "remove_handle",
     "round_up_capacity",
@@ -277,6 +281,7 @@ class Writer:
         """
     def release(self) -> None:
         """Give the claim back and leave the segment, to be read and taken over."""
+    def _retire(self) -> bool: ...
     def __enter__(self) -> Self: ...
     def __exit__(
         self,
@@ -377,7 +382,7 @@ def cleanup(
     corrupted: bool,
 ) -> tuple[list[_Item], list[_Item], list[_Item], list[str], int]: ...
 def open_handle(json: str, directory: _StrPath | None = None) -> View: ...
-def remove_handle(json: str, directory: _StrPath | None = None) -> None: ...
+def remove_handle(json: str, directory: _StrPath | None = None) -> bool: ...
 def round_up_capacity(nbytes: int) -> int:
     """The smallest valid capacity that holds ``nbytes`` bytes.
 
@@ -385,6 +390,10 @@ def round_up_capacity(nbytes: int) -> int:
         InvalidSizeError: For 0 and for more than 1 GiB.
     """
 
+def configure_pool(given: Mapping[str, Any]) -> None: ...
+def pool_stats(namespace: str | None = None, directory: _StrPath | None = None) -> str: ...
+def drain_pool(namespace: str | None = None, directory: _StrPath | None = None) -> int: ...
+def drain_pools() -> None: ...
 def close_at_exit(object: Reader | Writer) -> None: ...
 def error_codes() -> list[str]: ...
 def after_fork_in_child() -> None: ...

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from . import _arrow, _native
-from ._api import StrPath, create
+from ._api import StrPath, create_pooled
 from ._errors import (
     InvalidHandleError,
     NotFoundError,
@@ -90,7 +90,7 @@ def share(
             f"an object of type {type(obj).__qualname__!r} without a single byte cannot be shared",
             remedy="a value has at least 1 byte; say in your message that there is none",
         )
-    writer = create(
+    writer = create_pooled(
         f"share-{os.getpid()}-{secrets.token_hex(8)}" if name is None else name,
         _native.round_up_capacity(nbytes),
         namespace=namespace,
@@ -180,9 +180,9 @@ def _take_own(text: str) -> _Own | None:
 
 
 def _remove(own: _Own) -> None:
-    """Remove the segment, also while others still have it mapped; then let the writer go."""
+    """Remove the segment, also while others have it mapped; keep its memory if that may be."""
     try:
-        _native.remove_handle(json.dumps(own.handle), own.dir)
+        own.writer._retire()
     finally:
         own.writer.close()
 
@@ -270,6 +270,7 @@ def _release_all() -> None:
         # Gone already, or removed by somebody else: there is nothing left to clean.
         with contextlib.suppress(ShmError):
             _remove(own)
+    _native.drain_pools()
 
 
 def _forget_all() -> None:

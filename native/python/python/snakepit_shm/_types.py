@@ -72,3 +72,27 @@ class CleanupReport:
     """Segments whose lost metadata was found again."""
     cleared_readers: int
     """Entries of dead readers that were cleared."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStats:
+    """What the pool keeps of a namespace's memory and did with it, see `pool_stats`."""
+
+    idle: int
+    """Files that are kept, those that somebody still reads included."""
+    idle_bytes: int
+    draining: int
+    """Kept files that somebody still reads."""
+    live: int
+    """What is shared now lives in so many files of the pool."""
+    live_bytes: int
+    needed_bytes: int
+    """Of these, what it needs."""
+    reused: int
+    """Objects that were shared in kept memory."""
+    fresh: int
+    """Objects that were shared in new memory."""
+    removed: int
+    """Kept files that were given back."""
+    fragmentation: float
+    """Part of the pool's memory that nothing needs, 0.0 to 1.0."""
