@@ -125,8 +125,10 @@ pub(crate) mod flags {
     pub const TIMESTAMP_PRECISE: u32 = 1 << 3;
     /// Pages were not reserved at creation.
     pub const LAZY: u32 = 1 << 4;
+    /// Huge pages were asked for at creation.
+    pub const HUGE: u32 = 1 << 5;
     /// All that this version knows.
-    pub const KNOWN: u32 = NOTIFY | CRC32C | TIMESTAMP_COARSE | TIMESTAMP_PRECISE | LAZY;
+    pub const KNOWN: u32 = NOTIFY | CRC32C | TIMESTAMP_COARSE | TIMESTAMP_PRECISE | LAZY | HUGE;
 }
 
 /// `publish` word: version << 6 | slot.
