@@ -3,7 +3,7 @@
 use super::Mapping;
 use crate::platform::numa::{self, Nodes, Spread};
 use crate::platform::pages::{self, Range};
-use crate::platform::smaps::{self, Backing};
+use crate::platform::smaps::{self, Backing, NodesOf};
 use std::fs::File;
 use std::io;
 
@@ -38,7 +38,7 @@ impl Mapping {
         self.ranges()
             .into_iter()
             .filter_map(pages::make_huge)
-            .last()
+            .next_back()
     }
 
     /// Bytes of the whole huge pages that the file has room for.
@@ -112,7 +112,7 @@ impl Mapping {
     }
 
     /// The policy of the slots' pages, and all of the mapping's bytes by node. Slow.
-    pub(crate) fn nodes(&self) -> io::Result<Option<(String, Vec<(u32, u64)>)>> {
+    pub(crate) fn nodes(&self) -> io::Result<Option<NodesOf>> {
         let last = self.slots.range();
         let from = self.ranges().last().map_or(last.start, |range| range.start);
         smaps::nodes(Range {

@@ -421,7 +421,7 @@ pub(crate) fn lockable() -> Option<u64> {
         .next()?
         .parse()
         .ok()?;
-    Some((limit.rlim_cur as u64).saturating_sub(locked * 1024))
+    Some(limit.rlim_cur.saturating_sub(locked * 1024))
 }
 
 #[cfg(test)]

@@ -135,9 +135,12 @@ pub(crate) fn huge(range: Range) -> io::Result<u64> {
     }
 }
 
+/// A policy in the words of numa(7), and bytes by node.
+pub(crate) type NodesOf = (String, Vec<(u32, u64)>);
+
 /// The policy of a range, and its bytes by node, from /proc/self/numa_maps (numa(7)). `None` on a kernel
 /// without NUMA.
-pub(crate) fn nodes(range: Range) -> io::Result<Option<(String, Vec<(u32, u64)>)>> {
+pub(crate) fn nodes(range: Range) -> io::Result<Option<NodesOf>> {
     let file = match File::open("/proc/self/numa_maps") {
         Ok(file) => BufReader::new(file),
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),

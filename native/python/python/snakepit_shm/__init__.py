@@ -20,6 +20,7 @@ from ._api import (
     MIN_CAPACITY,
     attach,
     attach_writer,
+    capabilities,
     cleanup,
     create,
     inspect,
@@ -38,6 +39,7 @@ from ._errors import (
     InvalidSizeError,
     IoError,
     NotFoundError,
+    NotInheritedError,
     NotSealedError,
     OutOfBoundsError,
     PermissionDeniedError,
@@ -56,12 +58,13 @@ from ._errors import (
 )
 from ._native import Loan, Pin, Reader, Writer, __version__, round_up_capacity
 from ._share import release, resolve, share
-from ._types import CleanupItem, CleanupReport, SegmentInfo, ValueInfo
+from ._types import Capabilities, CleanupItem, CleanupReport, SegmentInfo, ValueInfo
 
 __all__ = [
     "MAX_CAPACITY",
     "MIN_CAPACITY",
     "AlreadyExistsError",
+    "Capabilities",
     "CleanupItem",
     "CleanupReport",
     "ClosedError",
@@ -75,6 +78,7 @@ __all__ = [
     "IoError",
     "Loan",
     "NotFoundError",
+    "NotInheritedError",
     "NotSealedError",
     "OutOfBoundsError",
     "PermissionDeniedError",
@@ -98,6 +102,7 @@ __all__ = [
     "__version__",
     "attach",
     "attach_writer",
+    "capabilities",
     "cleanup",
     "create",
     "inspect",
