@@ -106,7 +106,9 @@ defmodule Snakepit.SharedMemory.Target do
         permissions: nil,
         schema_id: nil,
         prefault: nil,
-        huge_pages: nil
+        huge_pages: nil,
+        lock_memory: nil,
+        numa: nil
       },
       settings
     )

@@ -113,12 +113,24 @@ impl Mapping {
 
     /// The policy of the slots' pages, and all of the mapping's bytes by node. Slow.
     pub(crate) fn nodes(&self) -> io::Result<Option<NodesOf>> {
-        let last = self.slots.range();
-        let from = self.ranges().last().map_or(last.start, |range| range.start);
-        smaps::nodes(Range {
-            start: from,
-            len: last.end() - from,
-        })
+        let mut all: Option<NodesOf> = None;
+        // The slots are in the last one.
+        for range in self.ranges() {
+            let Some((policy, mut nodes)) = smaps::nodes(range)? else {
+                continue;
+            };
+            if let Some((_, before)) = &all {
+                for (node, bytes) in before {
+                    match nodes.iter_mut().find(|(known, _)| known == node) {
+                        Some((_, sum)) => *sum += bytes,
+                        None => nodes.push((*node, *bytes)),
+                    }
+                }
+                nodes.sort_unstable();
+            }
+            all = Some((policy, nodes));
+        }
+        Ok(all)
     }
 
     /// Length of the file, as mapped.
