@@ -75,7 +75,10 @@ impl Way {
 /// What went wrong.
 pub fn run(program: &Path, samples: usize, figures: &mut Figures) -> Result<()> {
     let scratch = Scratch::new()?;
-    println!("CPUs that map pages together: {}", pin::allowed()?.len());
+    println!(
+        "CPUs, half of which map pages together: {}",
+        pin::allowed()?.len()
+    );
     for figure in collect(scratch.path(), samples)? {
         show(&figure);
         figures.push(figure);

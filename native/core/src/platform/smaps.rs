@@ -188,6 +188,36 @@ mod tests {
     use super::*;
 
     #[test]
+    fn both_ways_of_looking_see_the_same() {
+        let huge = huge_page_size().max(1 << 20);
+        let unnamed = crate::platform::Unnamed::create(std::path::Path::new("/dev/shm"), 0o600);
+        let file = unnamed.unwrap().file.try_clone().unwrap();
+        file.set_len(4 * huge as u64).unwrap();
+        let part = crate::platform::pages::Part {
+            offset: 0,
+            len: 4 * huge,
+            writable: true,
+        };
+        let [area] = crate::platform::pages::map(&file, [part]).unwrap();
+        let whole = area.range();
+        let (first, last) = (
+            Range { len: huge, ..whole },
+            Range {
+                start: whole.end() - 3 * crate::platform::page_size(),
+                len: 3 * crate::platform::page_size(),
+            },
+        );
+        crate::platform::pages::make_huge(first);
+        crate::platform::pages::populate(last, true).unwrap();
+        let seen = look(whole).unwrap();
+        assert!(seen.resident > last.len as u64 && seen.huge <= huge as u64);
+        match scan(whole) {
+            Some(quick) => assert_eq!((quick.resident, quick.huge), (seen.resident, seen.huge)),
+            None => println!("NOT RUN: the quick way: this kernel is older than Linux 6.7"),
+        }
+    }
+
+    #[test]
     fn lines_are_read_for_what_they_are() {
         let mapping = "7fd5f4600000-7fd5faa00000 rw-s 00000000 00:27 6    /a - b: 4 kB";
         assert_eq!(
