@@ -6,14 +6,14 @@
 #   bench/run.sh [--quick] [--only SECTION[,SECTION...]] [--reads N]
 #
 #   --quick   a short run: proves that everything works, figures only indicative
-#   --only    some of: one-thread two-processes pace scale pinned lifecycle torn beam regions python
+#   --only    some of: one-thread two-processes pace scale pinned lifecycle pages torn beam regions python
 #   --reads   checked reads of the torn-value check (default 1,000,000,000)
 #
 # Fails when a section could not be measured or a torn value was seen, never
 # because a figure misses its target: the table says that.
 set -euo pipefail
 
-sections=(one-thread two-processes pace scale pinned lifecycle torn beam regions python)
+sections=(one-thread two-processes pace scale pinned lifecycle pages torn beam regions python)
 quick=""
 reads=()
 only=""
@@ -68,7 +68,7 @@ run_section() {
   case "$1" in
     one-thread) criterion one_thread ;;
     two-processes) criterion two_processes ;;
-    pace | scale | pinned | lifecycle) "$bench" "$1" "${flags[@]}" ;;
+    pace | scale | pinned | lifecycle | pages) "$bench" "$1" "${flags[@]}" ;;
     torn) "$bench" torn "${flags[@]}" "${reads[@]}" ;;
     beam) mix run --no-start bench/beam/api_bench.exs ;;
     regions) mix run --no-start bench/beam/regions_bench.exs ;;

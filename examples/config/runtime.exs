@@ -15,7 +15,7 @@ if config_env() == :prod do
     # Where the kernel or the sandbox has no pidfd, deaths are found by sweeping.
     mode: if(System.get_env("SHM_SWEEP_ONLY") == "1", do: :simulation, else: :real_time),
     platform_options: %{
-      # The mount must have a huge= option; without one the start is refused and says so.
+      # As many as there are; where a file gets none the start is refused and says so.
       linux: %{use_hugepages: System.get_env("SHM_HUGE_PAGES") == "1"}
     }
 end

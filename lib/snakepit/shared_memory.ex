@@ -139,6 +139,16 @@ defmodule Snakepit.SharedMemory do
     * `:notify` - `false` makes writes a little cheaper and `subscribe/2` impossible. Default: `true`
     * `:timestamps` - `:off`, `:coarse` (1 to 10 ms) or `:precise`. Default: `:coarse`
     * `:reserve` - `:eager` takes the memory now, `:lazy` when it is touched. Default: `:eager`
+    * `:huge_pages` - `:prefer` takes as many huge pages (2 MiB) as are to be had, and `get_region_info/2`
+      with `pages: true` says how many; `:require` or `true` refuses the region without them: with code
+      `:invalid_option` where there can be none, `:resource_exhausted` where free memory lies in pieces too
+      small. Default: `:prefer` with `use_hugepages: true` in the configuration, else `false`
+    * `:prefault` - `true` maps the pages now rather than when each is first written; not with `reserve: :lazy`.
+      Default: `false`
+    * `:lock_memory` - `true` locks it in memory; refused with `:resource_exhausted` beyond RLIMIT_MEMLOCK.
+      Default: `false`
+    * `:numa` - a node, a list of nodes, `:interleave` or `{:interleave, nodes}`: where the pages come from.
+      A node that is not there is refused with `:invalid_option`. Default: `nil`, as the kernel does it
     * `:permissions` - a map with `:group` and `:other`, each `:read_write`, `:read_only` or `:none`, and
       `:owner`, which always is `:read_write`; or the mode of the files that says the same, such as
       `0o640`. Default: `0o600`
@@ -212,6 +222,11 @@ defmodule Snakepit.SharedMemory do
       anything from anybody: `:read_write` for regions of this VM, `:read_only` for others.
       `:read_write` on another's region takes its writer's place, and is refused (`:segment_busy`)
       while there is one. That place is given up again with the mapping; `adopt_region/2` keeps it
+    * `:prefault` - `true` maps all pages that are there now, rather than each when it is first read; a
+      region that is reserved lazily keeps its holes. Default: `false`
+    * `:lock_memory` - `true` locks the mapping in memory, as in `allocate_region/2`. Default: `false`
+
+  With one of the last two the mapping is one of its own, also of a region of this VM.
 
       iex> id = Snakepit.SharedMemory.allocate_region!(4096)
       iex> {:ok, region} = Snakepit.SharedMemory.map_region(id)
@@ -366,7 +381,9 @@ defmodule Snakepit.SharedMemory do
 
   The caller owns the region, unless `:owner` says otherwise: it stays until the owner dies or
   `deallocate_region/2` is called with the handle. Options are those of `allocate_region/2` but
-  `:slots`, `:notify` and `:max_readers`, and `:dtype`, `:shape` and `:format` as in `write/3`.
+  `:slots`, `:notify` and `:max_readers`, and `:dtype`, `:shape` and `:format` as in `write/3`. Because it is
+  filled at once, `:prefault` is `true` from 1 MiB on, and `:huge_pages` `:prefer` from 4 MiB on, unless they
+  are given or memory is reserved lazily.
 
       iex> {:ok, handle} = Snakepit.SharedMemory.share(["any ", "iodata"])
       iex> Snakepit.SharedMemory.fetch!(handle)
@@ -495,6 +512,10 @@ defmodule Snakepit.SharedMemory do
       `:worker`, `:tags` - as allocated; nil and `[]` for regions of other OS processes
     * `:marked` - whether the last reference has gone and the grace is running
     * `:platform_handle` - the OS process that writes it, its module and its file
+    * `:pages`, with the option `pages: true` - how the memory under it is backed. Slow, for all of it is mapped for
+      a moment. Bytes: `:bytes` of the file, `:resident` of these in memory, `:huge` of these in huge pages,
+      `:huge_possible` where whole ones fit; `:huge_asked` - whether they were asked for; `:numa_policy` in the words
+      of numa(7), nil without NUMA, and `:nodes`, bytes by node
 
       iex> id = Snakepit.SharedMemory.allocate_region!(4096, metadata: %{unit: "K"})
       iex> {:ok, info} = Snakepit.SharedMemory.get_region_info(id)

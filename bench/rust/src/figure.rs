@@ -10,13 +10,14 @@ use serde::{Deserialize, Serialize};
 use crate::Result;
 
 /// The sections of a run, in the order of the table.
-const SECTIONS: [&str; 9] = [
+const SECTIONS: [&str; 10] = [
     "one-thread",
     "two-processes",
     "pace",
     "scale",
     "pinned",
     "lifecycle",
+    "pages",
     "torn",
     "beam",
     "python",

@@ -16,6 +16,7 @@ pub mod figure;
 pub mod hop;
 pub mod lifecycle;
 pub mod pace;
+pub mod pages;
 pub mod pair;
 pub mod peer;
 pub mod pin;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use snakepit_shm_bench::buffer::Memcpy;
 use snakepit_shm_bench::figure::Figures;
-use snakepit_shm_bench::{Result, lifecycle, pace, peer, pin, pinned, report, scale, torn};
+use snakepit_shm_bench::{Result, lifecycle, pace, pages, peer, pin, pinned, report, scale, torn};
 
 const USAGE: &str = "\
 usage: snakepit-shm-bench COMMAND
@@ -17,12 +17,13 @@ usage: snakepit-shm-bench COMMAND
   scale [--quick]                one reader beside another one
   pinned [--quick]               pinned reads beside a writer, and what they cost it
   lifecycle [--quick]            create, attach, list
+  pages [--quick]                first write and first read of 100 MB, by kind of pages
   memcpy BYTES                   time one warm memcpy for each line of input
   report --parts DIR --targets FILE [--results DIR] [--quick]
          [--commit ID] [--date DATE] [--failed SECTION]...
                                  the final table, also as files in --results
 
-torn, pace, scale, pinned and lifecycle write their figures into $SNAKEPIT_BENCH_PARTS, if set,
+torn, pace, scale, pinned, lifecycle and pages write their figures into $SNAKEPIT_BENCH_PARTS, if set,
 and keep their segments in $SNAKEPIT_BENCH_DIR (default /dev/shm).";
 
 fn main() -> ExitCode {
@@ -82,6 +83,15 @@ fn run(arguments: &[String]) -> Result<()> {
             options.end()?;
             save("lifecycle", |figures| lifecycle::run(samples, figures))
         }
+        "pages" => {
+            let samples = if options.flag("--quick") { 5 } else { 15 };
+            options.end()?;
+            save("pages", |figures| pages::run(&program()?, samples, figures))
+        }
+        pages::SUBCOMMAND => match rest {
+            [dir, samples] => pages::run_on_mount(dir, samples),
+            _ => Err(USAGE.into()),
+        },
         "memcpy" => memcpy(rest.first().ok_or("how many bytes?")?),
         "report" => make_report(&mut options),
         "help" | "--help" | "-h" => {

@@ -15,9 +15,9 @@ defmodule Snakepit.SharedMemory.Config do
     * `:dir` - directory of the segments, on a memory file system. Default: `"/dev/shm"`. *Restart*
     * `:platform_options` - options of one platform each, of which those of the platform that it
       runs on count; all are checked:
-        * `linux: %{use_hugepages: boolean, shm_path: path}` - huge pages under the regions' values,
-          refused where the mount of the directory has no `huge=` option (default: `false`); and
-          another name for `:dir`, refused when both are given and differ
+        * `linux: %{use_hugepages: boolean, shm_path: path}` - huge pages under the regions' values, as
+          `allocate_region/2` has them with `huge_pages: :prefer`; refused where a file in the
+          directory gets none (default: `false`); and another name for `:dir`, refused when both are given and differ
         * `windows: %{use_large_pages: boolean, security_descriptor: :default}`, `macos: %{}` - there
           is no support for these platforms yet (`Snakepit.SharedMemory.Platform`)
 

@@ -42,7 +42,7 @@ defmodule Snakepit.SharedMemory.Error do
   @native_codes ~w(already_exists not_found invalid_name invalid_size invalid_option invalid_handle
                    version_conflict torn empty permission_denied resource_exhausted
                    deadline_violation io segment_busy out_of_bounds corrupted truncated sealed
-                   not_sealed schema_mismatch stale timeout closed unsupported)a
+                   not_sealed schema_mismatch stale timeout closed unsupported not_inherited)a
 
   @own_codes ~w(not_started disabled invalid_argument not_mapped not_referenced)a
 

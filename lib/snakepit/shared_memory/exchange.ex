@@ -6,6 +6,7 @@ defmodule Snakepit.SharedMemory.Exchange do
     Access,
     Error,
     Lifecycle,
+    Memory,
     Native,
     Options,
     Reading,
@@ -20,9 +21,6 @@ defmodule Snakepit.SharedMemory.Exchange do
 
   # Written once and read by few: one slot, nobody waits for a change.
   @fixed %{slots: 1, notify: false, max_readers: nil}
-
-  # From here on it pays to map all pages at once rather than by a fault for each.
-  @prefault_from 1024 * 1024
 
   @spec share(term(), term()) :: {:ok, map()} | {:error, Error.t()}
   def share(data, opts) do
@@ -40,7 +38,7 @@ defmodule Snakepit.SharedMemory.Exchange do
   end
 
   defp settings(options, size) do
-    options |> Map.merge(@fixed) |> Map.put(:prefault, size >= @prefault_from)
+    options |> Map.merge(@fixed) |> Memory.filled_at_once(size)
   end
 
   defp capacity(data) do

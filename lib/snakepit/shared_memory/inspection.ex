@@ -18,14 +18,28 @@ defmodule Snakepit.SharedMemory.Inspection do
           older_than: {{:nilable, {:integer, 0, :infinity}}, nil}
         ] ++ Target.schema()
 
+  @info [pages: {:boolean, false}] ++ Target.schema()
+
   @spec info(term(), term()) :: {:ok, map()} | {:error, Error.t()}
   def info(region, opts) do
-    with {:ok, options} <- Options.validate(opts, Target.schema(), :get_region_info),
+    with {:ok, options} <- Options.validate(opts, @info, :get_region_info),
          {:ok, target} <- Target.resolve(region, options, :get_region_info),
          :ok <- still_valid(region, target),
          report = Native.inspect_segment(Target.native(target)),
-         {:ok, report} <- Error.wrap(report, :get_region_info, target.id) do
+         {:ok, report} <- Error.wrap(report, :get_region_info, target.id),
+         {:ok, report} <- with_pages(report, options.pages, target) do
       {:ok, report |> Map.merge(value(region, target)) |> merge(region, target)}
+    end
+  end
+
+  # Maps all of it for a moment, so only when asked.
+  defp with_pages(report, false, _target), do: {:ok, report}
+
+  defp with_pages(report, true, target) do
+    pages = Native.inspect_pages(Target.native(target))
+
+    with {:ok, pages} <- Error.wrap(pages, :get_region_info, target.id) do
+      {:ok, Map.put(report, :pages, Map.update!(pages, :nodes, &Map.new/1))}
     end
   end
 

@@ -3,18 +3,9 @@ defmodule Snakepit.SharedMemory.Lifecycle do
   # Regions come, are mapped and unmapped, and go. The public functions and their documentation
   # are in `Snakepit.SharedMemory`.
 
-  alias Snakepit.SharedMemory.{Config, Error, Jobs, Native, Options, Permissions, Pool, Reading}
-
-  alias Snakepit.SharedMemory.{
-    Region,
-    Registry,
-    SecurityController,
-    Sessions,
-    Table,
-    Target,
-    Telemetry
-  }
-
+  alias Snakepit.SharedMemory.{Config, Error, Jobs, Memory, Native, Options, Permissions, Pool}
+  alias Snakepit.SharedMemory.{Reading, Region}
+  alias Snakepit.SharedMemory.{Registry, SecurityController, Sessions, Table, Target, Telemetry}
   alias Snakepit.SharedMemory.Table.Record
 
   @settings [
@@ -43,9 +34,10 @@ defmodule Snakepit.SharedMemory.Lifecycle do
   @allocate [
               name: {{:nilable, :string}, nil},
               security_level: {{:in, [:standard, :high, :maximum]}, :standard}
-            ] ++ @bookkeeping ++ @settings ++ Target.schema()
+            ] ++ @bookkeeping ++ @settings ++ Memory.create_schema() ++ Target.schema()
 
-  @map [access_mode: {{:in, [nil, :read_only, :read_write]}, nil}] ++ Target.schema()
+  @map [access_mode: {{:in, [nil, :read_only, :read_write]}, nil}] ++
+         Memory.attach_schema() ++ Target.schema()
 
   @doc "The options that an adoption takes, too."
   @spec bookkeeping_schema() :: Options.schema()
@@ -79,9 +71,9 @@ defmodule Snakepit.SharedMemory.Lifecycle do
 
       settings =
         options
-        |> Map.take([:prefault | Keyword.keys(@settings)])
+        |> Map.take(Keyword.keys(@settings))
         |> Map.merge(%{size: size, slots: slots, permissions: mode})
-        |> Map.put(:huge_pages, config.platform_options.linux.use_hugepages)
+        |> Map.merge(Memory.to_create(options, config))
         |> Map.merge(%{pooled: Pool.serves?(config, target), tenant: options.session})
 
       record = %{record(target, {size, slots}, options, config) | permissions: mode}
@@ -168,7 +160,8 @@ defmodule Snakepit.SharedMemory.Lifecycle do
     Telemetry.span(:map, Target.id(region), fn ->
       with {:ok, options} <- Options.validate(opts, @map, :map_region),
            {:ok, target} <- Target.resolve(region, options, :map_region),
-           {:ok, mapping} <- open(target, options.access_mode, :map_region),
+           memory = Memory.to_attach(options),
+           {:ok, mapping} <- open(target, options.access_mode, memory, :map_region),
            :ok <- same_incarnation(mapping, region, :map_region) do
         hold(target, mapping)
       end
@@ -177,25 +170,35 @@ defmodule Snakepit.SharedMemory.Lifecycle do
 
   # Of a region of this node there is one mapping for all, and the writer is at hand. That of
   # another process's region is attached anew: the name may stand for a new segment by now.
-  defp open(target, access_mode, operation) do
+  defp open(target, access_mode, memory, operation) do
     # Before its writer and reader: should they be of a later region, the registry says no.
     record = Table.record(target.key)
 
     case Table.region(target.key) do
       {:ok, writer, _reader} ->
         with {:ok, record} <- known(record, target, operation),
-             {:ok, base} <- Reading.cached_reader(target, operation),
-             {:ok, reader} <- Error.wrap(Native.share_reader(base), operation, target.id) do
+             {:ok, reader} <- local_reader(target, memory, operation) do
           writer = writable(access_mode || record.access_mode, writer)
           {:ok, %{reader: reader, writer: writer, own_writer: nil, token: record.token}}
         end
 
       :error ->
-        attach(target, access_mode, operation)
+        attach(target, access_mode, memory, operation)
 
       :not_started ->
         {:error, Error.not_started(operation)}
     end
+  end
+
+  defp local_reader(target, memory, operation) when memory == %{} do
+    with {:ok, base} <- Reading.cached_reader(target, operation) do
+      Error.wrap(Native.share_reader(base), operation, target.id)
+    end
+  end
+
+  # What is asked of the memory is asked of a mapping of its own.
+  defp local_reader(target, memory, operation) do
+    Error.wrap(Native.attach(Target.native(target, memory)), operation, target.id)
   end
 
   defp known({:ok, record}, _target, _operation), do: {:ok, record}
@@ -204,8 +207,8 @@ defmodule Snakepit.SharedMemory.Lifecycle do
   defp writable(:read_only, _writer), do: nil
   defp writable(_access_mode, writer), do: writer
 
-  defp attach(target, access_mode, operation) do
-    segment = Target.native(target)
+  defp attach(target, access_mode, memory, operation) do
+    segment = Target.native(target, memory)
 
     # The claim first: when it is refused, no reader stays counted.
     with {:ok, writer} <- attach_writer(access_mode, segment, target, operation) do

@@ -35,7 +35,9 @@ defmodule Snakepit.SharedMemory.Native do
           permissions: non_neg_integer() | nil,
           schema_id: non_neg_integer() | nil,
           prefault: boolean() | nil,
-          huge_pages: boolean() | nil,
+          huge_pages: :prefer | :require | nil,
+          lock_memory: boolean() | nil,
+          numa: {:bind | :interleave, [non_neg_integer()]} | nil,
           pooled: boolean() | nil,
           tenant: String.t() | nil
         }
@@ -84,6 +86,9 @@ defmodule Snakepit.SharedMemory.Native do
 
   @spec inspect_segment(segment()) :: answer(map())
   def inspect_segment(_segment), do: stub()
+
+  @spec inspect_pages(segment()) :: answer(map())
+  def inspect_pages(_segment), do: stub()
 
   # The version, and how many readers of other, living OS processes are attached.
   @spec usage(segment()) :: answer({version(), non_neg_integer()})

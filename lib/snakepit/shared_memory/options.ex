@@ -21,6 +21,7 @@ defmodule Snakepit.SharedMemory.Options do
           | :strings
           | :permissions
           | :timeout
+          | :nodes
           | :atom
           | :datetime
           | {:integer, integer(), integer() | :infinity}
@@ -96,6 +97,8 @@ defmodule Snakepit.SharedMemory.Options do
   defp valid?(:strings, value), do: proper_list?(value) and Enum.all?(value, &valid?(:string, &1))
   defp valid?(:permissions, value), do: match?({:ok, _}, Permissions.mode(value))
   defp valid?(:timeout, value), do: value in [nil, :default] or milliseconds?(value)
+  defp valid?(:nodes, [_ | _] = value), do: proper_list?(value) and Enum.all?(value, &node?/1)
+  defp valid?(:nodes, _value), do: false
   defp valid?(:atom, value), do: is_atom(value) and value not in [nil, true, false]
   defp valid?(:datetime, value), do: is_struct(value, DateTime)
   defp valid?({:in, values}, value), do: value in values
@@ -115,6 +118,7 @@ defmodule Snakepit.SharedMemory.Options do
   # Up to a century.
   defp milliseconds?(value), do: is_integer(value) and value in 1..3_155_760_000_000
   defp count?(value), do: is_integer(value) and value in 1..0xFFFFFFFF
+  defp node?(value), do: is_integer(value) and value in 0..0xFFFFFFFF
   defp dimension?(value), do: is_integer(value) and value in 0..0xFFFFFFFF
   defp proper_list?(value), do: is_list(value) and List.improper?(value) == false
 
@@ -129,6 +133,7 @@ defmodule Snakepit.SharedMemory.Options do
   defp expected(:strings), do: "a list of strings"
   defp expected(:permissions), do: Permissions.expected()
   defp expected(:timeout), do: "a positive number of milliseconds, or nil for never"
+  defp expected(:nodes), do: "a list of numbers of nodes"
   defp expected(:atom), do: "an atom, such as the name of a module"
   defp expected(:datetime), do: "a DateTime"
   defp expected({:in, values}), do: "one of #{Enum.map_join(values, ", ", &inspect/1)}"

@@ -107,6 +107,8 @@ defmodule Snakepit.SharedMemory.Target do
         schema_id: nil,
         prefault: nil,
         huge_pages: nil,
+        lock_memory: nil,
+        numa: nil,
         pooled: nil,
         tenant: nil
       },

@@ -16,8 +16,9 @@ pub use crate::monitor::{
 };
 pub use crate::name::{DEFAULT_DIR, DEFAULT_MODULE, DEFAULT_NAMESPACE, EVO_NAMESPACE, MAX_NAME};
 pub use crate::options::{
-    Integrity, Reserve, RunMode, SegmentOptions, Timestamps, round_up_capacity,
+    HugePages, Integrity, Numa, Reserve, RunMode, SegmentOptions, Timestamps, round_up_capacity,
 };
+pub use crate::page_report::{NodeBytes, Pages};
 pub use crate::participant::ProcessInfo;
 pub use crate::pool::{Pool, PoolOptions, PoolStats, Strategy, Zero};
 pub use crate::reader::{Next, Pinned, ReadInfo, SegmentReader, Waker};

@@ -1,12 +1,13 @@
 //! What the machine gives us in a directory, each found out by trying it.
 
 use crate::error::{Result, ShmError};
-use crate::platform::{self, Unnamed, watch};
+use crate::platform::{self, Unnamed, numa, pages, watch};
+use serde::Serialize;
 use std::os::fd::AsFd;
 use std::path::Path;
 
 /// What can be done in a directory of this machine; see [`capabilities`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Capabilities {
     /// Bytes of a memory page.
@@ -15,8 +16,18 @@ pub struct Capabilities {
     pub space_total: u64,
     /// Bytes of it that are still there for this user.
     pub space_available: u64,
-    /// The mount's `huge=` option, without which there are no huge pages.
+    /// The mount's `huge=` option: with `always` or `within_size` files have huge pages without being asked,
+    /// with `advise` when asked. `None` without one, or with `never`.
     pub huge_pages: Option<String>,
+    /// Bytes of a huge page; 0 where the kernel has none.
+    pub huge_page_size: usize,
+    /// The kernel's setting for all memory file systems (`shmem_enabled`): `deny` and `force` overrule the mount.
+    pub shmem_enabled: Option<String>,
+    /// Whether a segment here has huge pages when it asks for them now: by the mount, or by the kernel on request
+    /// (Linux 6.1). Tried with one; `false` also when free memory has no piece that large.
+    pub huge_pages_possible: bool,
+    /// NUMA nodes that this process may use; empty on a kernel without NUMA, or where it does not say.
+    pub numa_nodes: Vec<u32>,
     /// Whether files can be made without a name (`O_TMPFILE`); otherwise a random name stands in.
     pub unnamed_files: bool,
     /// Whether a lock belongs to an open file (`F_OFD_SETLK`): without it nobody can tell who lives.
@@ -51,6 +62,10 @@ pub fn capabilities(dir: impl AsRef<Path>) -> Result<Capabilities> {
         space_total,
         space_available,
         huge_pages: platform::huge_option(dir),
+        huge_page_size: pages::huge_page_size(),
+        shmem_enabled: pages::shmem_enabled(),
+        huge_pages_possible: pages::can_be_huge(&probe.file),
+        numa_nodes: numa::allowed_nodes().map_or_else(|_| Vec::new(), |nodes| nodes.numbers()),
         unnamed_files: probe.is_unnamed(),
         file_locks: platform::try_lock_byte(probe.file.as_fd(), 0).is_ok_and(|held| held),
         process_descriptors: watch::process_descriptor(std::process::id()).is_ok(),

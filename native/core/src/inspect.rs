@@ -101,6 +101,8 @@ pub struct SegmentReport {
     pub crc32c: bool,
     /// Whether values carry a time.
     pub timestamps: bool,
+    /// Whether huge pages were asked for at creation; [`SegmentOptions::inspect_pages`] tells how many there are.
+    pub huge_pages_asked: bool,
     /// State.
     pub state: SegmentState,
     /// One more with every writer.
@@ -370,6 +372,7 @@ impl Look {
             notify: geometry.has(flags::NOTIFY),
             crc32c: geometry.has(flags::CRC32C),
             timestamps: geometry.has(flags::TIMESTAMP_COARSE | flags::TIMESTAMP_PRECISE),
+            huge_pages_asked: geometry.has(flags::HUGE),
             state: self.state()?,
             generation: self.generation(),
             writer: self.writer(),

@@ -128,8 +128,11 @@ pub(crate) mod flags {
     /// The file comes from a pool and goes back to one: it may be longer than its slots need, and lives
     /// on under other names.
     pub const POOLED: u32 = 1 << 5;
+    /// Huge pages were asked for at creation.
+    pub const HUGE: u32 = 1 << 6;
     /// All that this version knows.
-    pub const KNOWN: u32 = NOTIFY | CRC32C | TIMESTAMP_COARSE | TIMESTAMP_PRECISE | LAZY | POOLED;
+    pub const KNOWN: u32 =
+        NOTIFY | CRC32C | TIMESTAMP_COARSE | TIMESTAMP_PRECISE | LAZY | POOLED | HUGE;
 }
 
 /// `publish` word: version << 6 | slot.

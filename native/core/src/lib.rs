@@ -27,8 +27,8 @@
 //! # Layers
 //!
 //! Each module uses only those to its left: `error, sync, layout` → `copy, seqlock, hazard` → `platform` →
-//! `mapping, capabilities` → `name, participant` → `segment, reclaim` → `writer, reader` → `discovery, lifecycle` →
-//! `monitor` → `lib`. Unsafe code
+//! `mapping, capabilities` → `name, participant` → `pages` → `segment, reclaim` → `writer, reader` →
+//! `discovery, lifecycle, page_report` → `monitor` → `lib`. Unsafe code
 //! is in `mapping`, `copy` and `platform` alone.
 
 #![deny(unsafe_code)]
@@ -74,6 +74,10 @@ mod monitor;
 mod name;
 #[cfg(not(loom))]
 mod options;
+#[cfg(not(loom))]
+mod page_report;
+#[cfg(not(loom))]
+mod pages;
 #[cfg(not(loom))]
 mod participant;
 #[cfg(not(loom))]

@@ -6,6 +6,7 @@
 //! memory, and every access is checked against it: nothing read from the file is ever used as an
 //! offset unchecked. No Rust reference to bytes that may change leaves this module.
 
+mod backing;
 pub(crate) mod kept;
 mod reuse;
 
@@ -17,10 +18,10 @@ use crate::layout::{
     control, header, reader_entry, slot as slot_field,
 };
 use crate::platform;
-use crate::platform::guard::Guard;
+use crate::platform::guard::{Guard, Loss};
+use crate::platform::pages::{self, Area, Part};
 use crate::seqlock::Words;
 use crate::tenure::Tenure;
-use memmap2::{MmapOptions, MmapRaw};
 use std::fs::File;
 use std::io;
 use std::mem::ManuallyDrop;
@@ -48,10 +49,10 @@ pub(crate) struct Mapping {
     access: Access,
     /// Given up before anything is unmapped.
     guard: ManuallyDrop<Guard>,
-    header: MmapRaw,
-    control: MmapRaw,
+    header: Area,
+    control: Area,
     /// Taken out when it is dropped, perhaps to be unmapped elsewhere.
-    slots: ManuallyDrop<MmapRaw>,
+    slots: ManuallyDrop<Area>,
     /// Where slot 0's header is, in `slots`.
     first_slot: usize,
 }
@@ -91,24 +92,20 @@ impl Mapping {
         let control_len = geometry.control_len(page);
         let slots_at = geometry.control + control_len;
         let slots_len = len.max(geometry.file_len(page)) - slots_at;
-        let map = |offset: usize, len: usize, writable: bool| {
-            let mut options = MmapOptions::new();
-            options.offset(offset as u64).len(len);
-            let mapped = if writable {
-                options.map_raw(file)
-            } else {
-                options.map_raw_read_only(file)
-            };
-            mapped.map_err(|source| map_error(name, len, source))
-        };
         let writer = access == Access::Writer;
-        // From the last to the first: Linux puts each mapping right below the one before, and makes one of
-        // neighbours that continue each other. So a writer or an observer counts once, not three times,
-        // towards the mappings that a process may have (`vm.max_map_count`).
-        let slots = map(slots_at, slots_len, writer)?;
-        let control = map(geometry.control, control_len, access != Access::Observer)?;
-        let header = map(0, geometry.control, writer)?;
-        let range = |part: &MmapRaw| (part.as_ptr() as usize, part.len());
+        let part = |offset: usize, len: usize, writable: bool| Part {
+            offset,
+            len,
+            writable,
+        };
+        let parts = [
+            part(0, geometry.control, writer),
+            part(geometry.control, control_len, access != Access::Observer),
+            part(slots_at, slots_len, writer),
+        ];
+        let [header, control, slots] = pages::map(file, parts)
+            .map_err(|source| map_error(name, geometry.file_len(page), source))?;
+        let range = |part: &Area| (part.as_ptr() as usize, part.len());
         let guard = Guard::new([range(&header), range(&control), range(&slots)]);
         Ok(Self {
             guard: ManuallyDrop::new(guard),
@@ -132,6 +129,16 @@ impl Mapping {
     #[inline]
     pub(crate) fn lost(&self) -> bool {
         self.guard.lost()
+    }
+
+    /// What to answer when pages were [lost](Self::lost).
+    #[cold]
+    pub(crate) fn loss(&self, name: &str) -> ShmError {
+        let name = name.to_owned();
+        match self.guard.loss() {
+            Some(Loss::NotInherited) => ShmError::NotInherited { name },
+            Some(Loss::Cut) | None => ShmError::Truncated { name },
+        }
     }
 
     /// Whether the control pages can be written.
@@ -399,32 +406,6 @@ impl Mapping {
         // over. As with a sealed one, a program that breaks the protocol can change these bytes; so
         // can one that fills the table with pins against the rule (docs/limitations.md).
         unsafe { std::slice::from_raw_parts(at, len) }
-    }
-
-    /// Locks all pages in memory (mlock(2)).
-    pub(crate) fn lock(&self) -> io::Result<()> {
-        self.header.lock()?;
-        self.control.lock()?;
-        self.slots.lock()
-    }
-
-    /// Asks for huge pages under the slots (MADV_HUGEPAGE), before they are touched.
-    pub(crate) fn advise_huge(&self) -> io::Result<()> {
-        self.slots.advise(memmap2::Advice::HugePage)
-    }
-
-    /// Maps the slots' pages, which are reserved, in one system call (MADV_POPULATE_WRITE, Linux 5.14);
-    /// older kernels leave it to the first touch.
-    pub(crate) fn prefault(&self) -> io::Result<()> {
-        match self.slots.advise(memmap2::Advice::PopulateWrite) {
-            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(()),
-            other => other,
-        }
-    }
-
-    /// Binds the pages of the slots to a NUMA node, before they are touched.
-    pub(crate) fn bind_to_node(&self, node: u32) -> io::Result<()> {
-        platform::bind_to_node(self.slots.as_mut_ptr(), self.slots.len(), node)
     }
 }
 

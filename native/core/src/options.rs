@@ -1,5 +1,9 @@
 //! How a segment is created and found.
 
+mod memory;
+
+pub use memory::{HugePages, Numa};
+
 use crate::error::{Result, ShmError};
 use crate::layout::{
     DEFAULT_MAX_READERS, MAX_CAPACITY, MAX_READERS, MAX_SLOTS, MIN_CAPACITY, flags,
@@ -83,9 +87,10 @@ pub struct SegmentOptions {
     pub(crate) mode: RunMode,
     pub(crate) reserve: Reserve,
     pub(crate) lock_memory: bool,
-    pub(crate) huge_pages: bool,
+    pub(crate) huge_pages: HugePages,
     pub(crate) prefault: bool,
-    pub(crate) numa_node: Option<u32>,
+    pub(crate) numa: Option<Numa>,
+    pub(crate) dont_fork: bool,
     pub(crate) integrity: Integrity,
     pub(crate) notify: bool,
     pub(crate) timestamps: Timestamps,
@@ -110,9 +115,10 @@ impl SegmentOptions {
             mode: RunMode::default(),
             reserve: Reserve::default(),
             lock_memory: false,
-            huge_pages: false,
+            huge_pages: HugePages::default(),
             prefault: false,
-            numa_node: None,
+            numa: None,
+            dont_fork: false,
             integrity: Integrity::default(),
             notify: true,
             timestamps: Timestamps::default(),
@@ -171,34 +177,6 @@ impl SegmentOptions {
     /// When pages are reserved.
     pub fn reserve(mut self, reserve: Reserve) -> Self {
         self.reserve = reserve;
-        self
-    }
-
-    /// Locks the mapping in memory (mlock), in the process that creates or attaches. Refused beyond
-    /// RLIMIT_MEMLOCK with `ResourceExhausted`.
-    pub fn lock_memory(mut self, lock: bool) -> Self {
-        self.lock_memory = lock;
-        self
-    }
-
-    /// Huge pages under the slots. Refused with `InvalidOption` where the mount has no `huge=` option.
-    pub fn huge_pages(mut self, huge: bool) -> Self {
-        self.huge_pages = huge;
-        self
-    }
-
-    /// Maps the slots' pages at creation, in one system call rather than by one fault a page at the
-    /// first write. Pays when all of a large segment is written soon. Without effect on lazily reserved
-    /// segments.
-    pub fn prefault(mut self, prefault: bool) -> Self {
-        self.prefault = prefault;
-        self
-    }
-
-    /// Binds the slots' pages to a NUMA node at creation. Refused with `InvalidOption` when there is
-    /// no such node.
-    pub fn numa_node(mut self, node: Option<u32>) -> Self {
-        self.numa_node = node;
         self
     }
 
@@ -286,15 +264,7 @@ impl SegmentOptions {
                 ),
             });
         }
-        if self.huge_pages && platform::huge_option(&self.dir).is_none() {
-            return Err(ShmError::InvalidOption {
-                option: "huge_pages",
-                reason: format!(
-                    "the mount of {} has no huge= option (mount -o remount,huge=within_size)",
-                    self.dir.display()
-                ),
-            });
-        }
+        self.check_memory()?;
         Ok(slots)
     }
 
@@ -308,6 +278,9 @@ impl SegmentOptions {
         }
         if self.reserve == Reserve::Lazy {
             set |= flags::LAZY;
+        }
+        if self.huge_pages != HugePages::No {
+            set |= flags::HUGE;
         }
         set | match self.timestamps {
             Timestamps::Off => 0,

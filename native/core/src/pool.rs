@@ -136,7 +136,7 @@ impl Pool {
     }
 
     /// Creates a segment, in kept memory if there is some that it fits in. What cannot be kept afterwards
-    /// (lazily reserved, bound to a NUMA node, locked, or readable by others, who may look without being
+    /// (lazily reserved, bound to NUMA nodes, locked, kept from children, or readable by others, who may look without being
     /// counted) gets memory of its own, as from [`SegmentOptions::create`].
     ///
     /// # Errors
@@ -385,6 +385,7 @@ impl State {
 fn is_poolable(options: &SegmentOptions) -> bool {
     options.permissions == 0o600
         && options.reserve == Reserve::Eager
-        && options.numa_node.is_none()
+        && options.numa.is_none()
         && !options.lock_memory
+        && !options.dont_fork
 }

@@ -453,6 +453,10 @@ pub(crate) fn writer_of(path: &Path) -> std::io::Result<Option<u64>> {
 
 /// Removes a segment whose writer has closed it, once nobody reads it any more.
 pub(crate) fn settle(segment: &Segment) -> Result<()> {
+    // What a forked child inherited is its parent's to remove.
+    if segment.epoch != platform::fork::epoch() {
+        return Ok(());
+    }
     let mapping = &*segment.mapping;
     // Without the lock: most often there is nothing to do.
     if mapping.writer_key().load(Ordering::Acquire) != 0 || readers(mapping) > 0 {

@@ -9,6 +9,7 @@ use crate::mapping::{Access, Mapping};
 use crate::meta::{self, Meta};
 use crate::name::{Place, module_part};
 use crate::options::{Reserve, SegmentOptions};
+use crate::pages;
 use crate::participant::{self, Participant};
 use crate::platform::{self, Unnamed};
 use crate::reclaim::{self, Swept};
@@ -192,7 +193,10 @@ impl Segment {
     /// Whether the immutable header is what it was when it was checked. Everything that is used for
     /// addresses is kept in private memory; this finds scribbling early.
     pub(crate) fn check_header(&self) -> Result<()> {
-        if self.mapping.header_line() == self.mapping.geometry().encode() {
+        let same = self.mapping.header_line() == self.mapping.geometry().encode();
+        if self.mapping.lost() {
+            Err(self.mapping.loss(&self.name))
+        } else if same {
             Ok(())
         } else {
             Err(corrupted(&self.name, "its header was overwritten"))
@@ -203,9 +207,7 @@ impl Segment {
     pub(crate) fn state(&self) -> Result<SegmentState> {
         let state = self.mapping.state();
         if self.mapping.lost() {
-            return Err(ShmError::Truncated {
-                name: self.name.clone(),
-            });
+            return Err(self.mapping.loss(&self.name));
         }
         state.ok_or_else(|| corrupted(&self.name, "its state is none"))
     }
@@ -293,15 +295,16 @@ fn map(
     access: Access,
 ) -> Result<Keepable> {
     let name = options.name.as_str();
-    let keep = geometry.has(flags::POOLED) && access == Access::Reader && !options.lock_memory;
+    // What was locked, or kept from children, would be so for the next as well.
+    let plain = !options.lock_memory && !options.dont_fork;
+    let keep = geometry.has(flags::POOLED) && access == Access::Reader && plain;
     if !keep {
         let mapping = Mapping::new(name, file, geometry, access)?;
-        if options.lock_memory {
-            lock_memory(name, &mapping, &geometry)?;
-        }
+        pages::attached(options, name, &mapping, file)?;
         return Ok(Keepable::never(mapping));
     }
     if let Some(mapping) = kept::take(found, geometry, access) {
+        pages::attached(options, name, &mapping, file)?;
         return Ok(Keepable::of_file(mapping, found));
     }
     // All of the file, within reason, so that a later segment in it finds itself mapped.
@@ -317,6 +320,7 @@ fn map(
         }
         mapped => mapped?,
     };
+    pages::attached(options, name, &mapping, file)?;
     Ok(Keepable::of_file(mapping, found))
 }
 
@@ -341,21 +345,7 @@ fn build(
     file.set_len(len as u64)
         .map_err(|e| ShmError::from_io(name, "size", e))?;
     let mapping = Mapping::with_room(name, file, geometry, Access::Writer, len)?;
-    // Where pages come from is decided before the first is there.
-    if let Some(node) = options.numa_node {
-        mapping
-            .bind_to_node(node)
-            .map_err(|e| ShmError::InvalidOption {
-                option: "numa_node",
-                reason: format!("the system refuses node {node}: {e}"),
-            })?;
-    }
-    if options.huge_pages {
-        mapping.advise_huge().map_err(|e| ShmError::InvalidOption {
-            option: "huge_pages",
-            reason: format!("the system refuses: {e}"),
-        })?;
-    }
+    pages::before_reserve(options, place, &mapping)?;
     let reserve = |offset: usize, len: usize| {
         platform::reserve(file, offset, len).map_err(|source| match source.raw_os_error() {
             Some(libc::ENOSPC | libc::EDQUOT | libc::ENOMEM) => ShmError::ResourceExhausted {
@@ -373,30 +363,9 @@ fn build(
     if options.reserve == Reserve::Eager {
         let slots_at = geometry.control + geometry.control_len(page);
         reserve(slots_at, len - slots_at)?;
-        if options.prefault {
-            mapping
-                .prefault()
-                .map_err(|e| ShmError::from_io(name, "prefault", e))?;
-        }
     }
-    if options.lock_memory {
-        lock_memory(name, &mapping, &geometry)?;
-    }
+    pages::after_reserve(options, &mapping)?;
     Ok(mapping)
-}
-
-fn lock_memory(name: &str, mapping: &Mapping, geometry: &Geometry) -> Result<()> {
-    mapping
-        .lock()
-        .map_err(|source| match source.raw_os_error() {
-            Some(libc::ENOMEM | libc::EAGAIN | libc::EPERM) => ShmError::ResourceExhausted {
-                name: Some(name.to_owned()),
-                resource: Resource::LockedMemory,
-                needed: geometry.file_len(platform::page_size()) as u64,
-                available: None,
-            },
-            _ => ShmError::from_io(name, "lock", source),
-        })
 }
 
 /// Links the finished file in, then its metadata: the name exists from that moment on.

@@ -269,7 +269,7 @@ impl SealedView {
             return Err(corrupted(name, "length of its value"));
         }
         if mapping.lost() {
-            return Err(ShmError::Truncated { name: name.clone() });
+            return Err(mapping.loss(name));
         }
         let descriptor = info
             .descriptor()

@@ -7,7 +7,7 @@ use crate::error::Answer;
 use crate::listing::making_room;
 use crate::resources::{ReaderResource, WriterResource};
 use crate::terms::options::Segment;
-use crate::terms::report::Report;
+use crate::terms::report::{PagesTerm, Report};
 
 #[rustler::nif(schedule = "DirtyIo")]
 fn create(segment: Segment) -> Answer<ResourceArc<WriterResource>> {
@@ -68,6 +68,14 @@ fn remove(segment: Segment) -> Answer<Atom> {
 #[rustler::nif(schedule = "DirtyIo")]
 fn inspect_segment(segment: Segment) -> Answer<Report> {
     Ok(Report::of(&segment.options().inspect()?))
+}
+
+/// How the memory under a segment is backed. Maps all of it for a moment.
+#[rustler::nif(schedule = "DirtyIo")]
+fn inspect_pages(segment: Segment) -> Answer<PagesTerm> {
+    let options = segment.options();
+    let pages = making_room(|| options.inspect_pages())?;
+    Ok(PagesTerm::of(&pages))
 }
 
 /// What tells whether a segment is in use: its version, and how many readers of other OS processes

@@ -58,6 +58,14 @@ pub(crate) fn list_segments(
         .collect()
 }
 
+/// A report as JSON text.
+fn json(name: &str, text: serde_json::Result<String>) -> snakepit_shm::Result<String> {
+    text.map_err(|error| ShmError::Corrupted {
+        name: name.to_owned(),
+        reason: format!("what is known of it cannot be shown: {error}"),
+    })
+}
+
 /// The header of a segment as JSON text.
 #[pyfunction]
 pub(crate) fn inspect(
@@ -67,12 +75,29 @@ pub(crate) fn inspect(
 ) -> Outcome<String> {
     let built = options::segment(name, given)?;
     let report = py.detach(|| built.inspect())?;
-    Ok(
-        serde_json::to_string(&report).map_err(|error| ShmError::Corrupted {
-            name: options::text(name),
-            reason: format!("its header cannot be shown: {error}"),
-        })?,
-    )
+    Ok(json(&options::text(name), serde_json::to_string(&report))?)
+}
+
+/// How the memory under a segment is backed, as JSON text.
+#[pyfunction]
+pub(crate) fn inspect_pages(
+    py: Python<'_>,
+    name: &Bound<'_, PyString>,
+    given: &Bound<'_, PyDict>,
+) -> Outcome<String> {
+    let built = options::segment(name, given)?;
+    let pages = py.detach(|| built.inspect_pages())?;
+    Ok(json(&options::text(name), serde_json::to_string(&pages))?)
+}
+
+/// What the machine gives in a directory, as JSON text.
+#[pyfunction]
+#[pyo3(signature = (directory=None))]
+pub(crate) fn capabilities(py: Python<'_>, directory: Option<PathBuf>) -> Outcome<String> {
+    let directory = options::directory(directory);
+    let found = py.detach(|| snakepit_shm::capabilities(&directory))?;
+    let text = serde_json::to_string(&found);
+    Ok(json(&directory.to_string_lossy(), text)?)
 }
 
 /// Removes a segment by name, whoever wrote it.

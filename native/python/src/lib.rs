@@ -47,7 +47,7 @@ mod _native {
     use snakepit_shm::ShmError;
 
     #[pymodule_export]
-    use super::discovery::{cleanup, inspect, list_segments, remove};
+    use super::discovery::{capabilities, cleanup, inspect, inspect_pages, list_segments, remove};
     #[pymodule_export]
     use super::fork::after_fork_in_child;
     #[pymodule_export]

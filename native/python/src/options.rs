@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 use snakepit_shm::{
-    DEFAULT_DIR, DEFAULT_NAMESPACE, Integrity, Reserve, RunMode, SegmentOptions, ShmError,
-    Timestamps,
+    DEFAULT_DIR, DEFAULT_NAMESPACE, HugePages, Integrity, Numa, Reserve, RunMode, SegmentOptions,
+    ShmError, Timestamps,
 };
 
 use crate::error::Outcome;
@@ -121,6 +121,47 @@ impl<'g, 'py> Given<'g, 'py> {
     }
 }
 
+/// `True`, `False`, `"prefer"` or `"require"`.
+fn huge_pages(given: &Given<'_, '_>) -> Outcome<Option<HugePages>> {
+    const OPTION: &str = "huge_pages";
+    let Some(value) = given.raw(OPTION)? else {
+        return Ok(None);
+    };
+    if let Ok(flag) = value.extract::<bool>() {
+        return Ok(Some(flag.into()));
+    }
+    match value.extract::<&str>() {
+        Ok("prefer") => Ok(Some(HugePages::Prefer)),
+        Ok("require") => Ok(Some(HugePages::Require)),
+        _ => Err(invalid(OPTION, "True, False, \"prefer\" or \"require\"", &value).into()),
+    }
+}
+
+/// A node, several, `"interleave"`, or `("interleave", nodes)`.
+fn numa(given: &Given<'_, '_>) -> Outcome<Option<Numa>> {
+    const OPTION: &str = "numa";
+    const INTERLEAVE: &str = "interleave";
+    let Some(value) = given.raw(OPTION)? else {
+        return Ok(None);
+    };
+    if let Ok(node) = value.extract::<u32>() {
+        return Ok(Some(Numa::Bind(vec![node])));
+    }
+    if let Ok(nodes) = value.extract::<Vec<u32>>() {
+        return Ok(Some(Numa::Bind(nodes)));
+    }
+    if value.extract::<&str>().is_ok_and(|word| word == INTERLEAVE) {
+        return Ok(Some(Numa::Interleave(Vec::new())));
+    }
+    match value.extract::<(String, Vec<u32>)>() {
+        Ok((word, nodes)) if word == INTERLEAVE => Ok(Some(Numa::Interleave(nodes))),
+        _ => {
+            let expected = "a node, a list of nodes, \"interleave\" or (\"interleave\", nodes)";
+            Err(invalid(OPTION, expected, &value).into())
+        }
+    }
+}
+
 /// The options of a segment from a dictionary whose keys the Python layer has checked (they are
 /// the keyword arguments of its functions).
 pub(crate) fn segment(
@@ -160,7 +201,7 @@ pub(crate) fn segment(
     if let Some(lock) = given.value("lock_memory", FLAG)? {
         built = built.lock_memory(lock);
     }
-    if let Some(huge) = given.value("huge_pages", FLAG)? {
+    if let Some(huge) = huge_pages(&given)? {
         built = built.huge_pages(huge);
     }
     if let Some(prefault) = given.value("prefault", FLAG)? {
@@ -168,6 +209,12 @@ pub(crate) fn segment(
     }
     if let Some(node) = given.value::<u32>("numa_node", COUNT)? {
         built = built.numa_node(Some(node));
+    }
+    if let Some(numa) = numa(&given)? {
+        built = built.numa(Some(numa));
+    }
+    if let Some(dont_fork) = given.value("dont_fork", FLAG)? {
+        built = built.dont_fork(dont_fork);
     }
     if let Some(integrity) = given.choice(
         "integrity",

@@ -198,16 +198,16 @@ defmodule Snakepit.SharedMemory.ConfigTest do
     assert error.message =~ "relative"
   end
 
-  test "huge pages where the mount has them, else refused by the option's name" do
+  test "huge pages where there are some, else refused by the option's name" do
     {:ok, machine} = Native.capabilities("/dev/shm")
     answer = Config.new(platform_options: %{linux: %{use_hugepages: true}})
 
-    if machine.huge_pages do
+    if machine.huge_pages_possible do
       assert {:ok, %{platform_options: %{linux: %{use_hugepages: true}}}} = answer
     else
       assert {:error, %Error{code: :unsupported} = error} = answer
       assert error.message =~ ":platform_options, :linux, :use_hugepages"
-      assert error.message =~ "no huge= option"
+      assert error.message =~ "gets no huge page"
       assert error.remedy =~ "remount"
     end
   end

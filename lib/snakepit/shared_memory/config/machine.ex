@@ -85,22 +85,32 @@ defmodule Snakepit.SharedMemory.Config.Machine do
   defp check_huge_pages(%{enabled: true, platform_options: %{linux: linux}} = config, operation)
        when linux.use_hugepages do
     case Native.capabilities(config.dir) do
-      {:ok, %{huge_pages: nil}} -> {:error, no_huge_pages(config.dir, operation)}
-      {:ok, _found} -> :ok
+      {:ok, %{huge_pages_possible: true}} -> :ok
+      {:ok, found} -> {:error, no_huge_pages(config.dir, found, operation)}
       {:error, failure} -> {:error, Error.from_native(failure, operation)}
     end
   end
 
   defp check_huge_pages(_config, _operation), do: :ok
 
-  defp no_huge_pages(dir, operation) do
+  defp no_huge_pages(dir, found, operation) do
     unsupported(
-      "option :platform_options, :linux, :use_hugepages cannot be true: the mount of #{dir} has " <>
-        "no huge= option",
-      "remount it with one (mount -o remount,huge=within_size #{dir}), or leave the option out",
+      "option :platform_options, :linux, :use_hugepages cannot be true: in #{dir} a file gets no " <>
+        "huge page (#{why_none(found)})",
+      "remount it with huge pages (mount -o remount,huge=within_size #{dir}), free memory in " <>
+        "larger pieces, or leave the option out",
       operation
     )
   end
+
+  defp why_none(%{huge_page_size: 0}), do: "the kernel has none"
+  defp why_none(%{shmem_enabled: "deny"}), do: "the kernel denies them, by shmem_enabled"
+
+  defp why_none(%{huge_pages: nil}),
+    do: "the mount has no huge= option, and the kernel gives none on request"
+
+  defp why_none(%{huge_pages: option}),
+    do: "the mount has huge=#{option}, but free memory may lie in pieces too small"
 
   defp unsupported(message, remedy, operation) do
     Error.new(:unsupported, message, operation: operation, remedy: remedy)

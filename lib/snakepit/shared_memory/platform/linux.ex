@@ -170,7 +170,10 @@ defmodule Snakepit.SharedMemory.Platform.Linux do
     * `:memory_file_system` - whether `dir` lies in memory; `:file_system` - its type (`"tmpfs"`)
       and `:mount_point`, nil when `/proc` is not there
     * `:space_total`, `:space_available` - bytes of that file system
-    * `:huge_pages` - the mount's `huge=` option, nil without one
+    * `:huge_pages` - the mount's `huge=` option, nil without one; `:shmem_enabled` - the kernel's setting
+      for all memory file systems, of which `"deny"` and `"force"` overrule the mount
+    * `:huge_page_size` - bytes, 0 where the kernel has none; `:huge_pages_possible` - whether a region
+      that asks for huge pages gets them now, from the mount or from the kernel on request (Linux 6.1)
     * `:unnamed_files` - `O_TMPFILE`; `:file_locks` - open-file-description locks;
       `:process_descriptors` - pidfd
     * `:numa_nodes` - a list of numbers

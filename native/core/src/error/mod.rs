@@ -212,6 +212,14 @@ pub enum ShmError {
         /// The segment.
         name: String,
     },
+    /// This is a forked child, and the segment was mapped by its parent with `dont_fork`.
+    #[error(
+        "the mapping of {name} is its parent's: made with dont_fork, before this process was forked"
+    )]
+    NotInherited {
+        /// The segment.
+        name: String,
+    },
     /// The segment, the platform or the mode cannot do that.
     #[error("{operation} is not supported on {name}: {reason}")]
     Unsupported {
@@ -261,6 +269,7 @@ impl ShmError {
         "timeout",
         "closed",
         "unsupported",
+        "not_inherited",
     ];
 
     /// The stable code of this error, the same in every binding.
@@ -290,6 +299,7 @@ impl ShmError {
             Self::Timeout { .. } => "timeout",
             Self::Closed { .. } => "closed",
             Self::Unsupported { .. } => "unsupported",
+            Self::NotInherited { .. } => "not_inherited",
         }
     }
 
@@ -313,6 +323,7 @@ impl ShmError {
             | Self::Stale { name, .. }
             | Self::Timeout { name, .. }
             | Self::Closed { name }
+            | Self::NotInherited { name }
             | Self::Unsupported { name, .. } => Some(name),
             Self::ResourceExhausted { name, .. } | Self::Io { name, .. } => name.as_deref(),
             Self::InvalidSize { .. }
@@ -370,6 +381,9 @@ impl ShmError {
                 }
                 Resource::Versions => "create the segment anew",
                 Resource::Threads => "end threads, or raise RLIMIT_NPROC (ulimit -u)",
+                Resource::HugePages => {
+                    "have the kernel put free memory together (echo 1 > /proc/sys/vm/compact_memory), free some, or prefer huge pages instead of requiring them"
+                }
             },
             Self::DeadlineViolation { .. } => "lower the load, pin the thread, or allow more time",
             Self::Io { .. } => "see the system's error; check the directory and its file system",
@@ -397,6 +411,9 @@ impl ShmError {
             Self::Closed { .. } => "attach again when a writer has created the segment anew",
             Self::Unsupported { .. } => {
                 "see the reason; create the segment with options that allow it"
+            }
+            Self::NotInherited { .. } => {
+                "attach to the segment in the forked child, or do without dont_fork"
             }
         };
         text.to_owned()

@@ -20,6 +20,8 @@ pub enum Resource {
     Versions,
     /// Threads.
     Threads,
+    /// Huge pages: free memory in pieces large enough.
+    HugePages,
 }
 
 impl Resource {
@@ -34,6 +36,7 @@ impl Resource {
             Self::Participants => "participant table",
             Self::Versions => "version numbers",
             Self::Threads => "threads",
+            Self::HugePages => "huge pages",
         }
     }
 }

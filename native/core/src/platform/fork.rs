@@ -36,7 +36,7 @@ extern "C" fn in_parent() {
     OPENING.store(false, Ordering::Release);
 }
 
-/// Runs in the child, where only async-signal-safe calls are allowed: atomics and `close`.
+/// Runs in the child, where only async-signal-safe calls are allowed: atomics, `close` and `mmap`.
 extern "C" fn in_child() {
     EPOCH.fetch_add(1, Ordering::Relaxed);
     for slot in &DESCRIPTORS {
@@ -47,14 +47,15 @@ extern "C" fn in_child() {
             unsafe { libc::close(fd) };
         }
     }
+    super::guard::fill_in_child();
     OPENING.store(false, Ordering::Release);
 }
 
-fn install() {
+pub(crate) fn install() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         super::keep_loaded();
-        // SAFETY: the handlers only use atomics and `close`, and stay loaded.
+        // SAFETY: the handlers only use atomics, `close` and `mmap`, and stay loaded.
         let failed =
             unsafe { libc::pthread_atfork(Some(before_fork), Some(in_parent), Some(in_child)) };
         if failed != 0 {

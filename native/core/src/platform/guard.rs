@@ -12,7 +12,7 @@
 
 use super::page_size;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// Parts of a mapping that are guarded together: header, control, slots.
@@ -24,14 +24,31 @@ const CHUNKS: usize = 512;
 struct Entry {
     /// Start and end of each part; start 0 = none.
     parts: [(AtomicUsize, AtomicUsize); PARTS],
-    lost: AtomicBool,
+    /// One of the constants below.
+    lost: AtomicU8,
+    /// A forked child does not inherit it.
+    own: AtomicBool,
+}
+
+const KEPT: u8 = 0;
+const CUT: u8 = 1;
+const NOT_INHERITED: u8 = 2;
+
+/// Why a mapping has no pages any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// The file was cut, or had no memory for a hole.
+    Cut,
+    /// It is the parent's alone, and this is a forked child.
+    NotInherited,
 }
 
 impl Entry {
     const fn free() -> Self {
         Self {
             parts: [const { (AtomicUsize::new(0), AtomicUsize::new(0)) }; PARTS],
-            lost: AtomicBool::new(false),
+            lost: AtomicU8::new(KEPT),
+            own: AtomicBool::new(false),
         }
     }
 }
@@ -57,7 +74,8 @@ impl Guard {
             // A quarter of a million mappings: more than vm.max_map_count allows.
             return Self(None);
         };
-        entry.lost.store(false, Ordering::Relaxed);
+        entry.lost.store(KEPT, Ordering::Relaxed);
+        entry.own.store(false, Ordering::Relaxed);
         for ((start, end), (from, len)) in entry.parts.iter().zip(ranges) {
             // Release, both: a handler that reads start, end and the same start again has a pair.
             end.store(from + len, Ordering::Release);
@@ -70,8 +88,76 @@ impl Guard {
     #[inline]
     pub(crate) fn lost(&self) -> bool {
         self.0
-            .is_some_and(|entry| entry.lost.load(Ordering::Relaxed))
+            .is_some_and(|entry| entry.lost.load(Ordering::Relaxed) != KEPT)
     }
+
+    /// Why it has.
+    pub(crate) fn loss(&self) -> Option<Loss> {
+        match self.0?.lost.load(Ordering::Relaxed) {
+            KEPT => None,
+            NOT_INHERITED => Some(Loss::NotInherited),
+            _ => Some(Loss::Cut),
+        }
+    }
+
+    /// From here on forked children find zeros where the mapping is, and are told so. To be called before
+    /// the mapping is taken from them; `false` when there is no room to note it.
+    pub(crate) fn keep_from_children(&self) -> bool {
+        super::fork::install();
+        let Some(entry) = self.0 else { return false };
+        entry.own.store(true, Ordering::Relaxed);
+        ANY_OWN.store(true, Ordering::Relaxed);
+        true
+    }
+}
+
+/// Whether any mapping of this process or its ancestors was kept from children.
+static ANY_OWN: AtomicBool = AtomicBool::new(false);
+
+/// In a forked child: puts zeros where mappings were that it did not inherit, so that whatever it does with
+/// what it has of its parent finds memory. Async-signal-safe.
+pub(crate) fn fill_in_child() {
+    if !ANY_OWN.load(Ordering::Relaxed) {
+        return;
+    }
+    // The thread that forked saw what it had made itself; what other threads were making, nobody has here.
+    for index in 0..USED.load(Ordering::Acquire) {
+        let chunk = TABLE[index / CHUNK].load(Ordering::Acquire);
+        if chunk.is_null() {
+            continue;
+        }
+        // SAFETY: chunks are never freed, and entries are only accessed as atomics.
+        let entry = unsafe { &(&*chunk)[index % CHUNK] };
+        if !entry.own.load(Ordering::Relaxed) {
+            continue;
+        }
+        for (start, end) in &entry.parts {
+            let (from, to) = (start.load(Ordering::Acquire), end.load(Ordering::Acquire));
+            if from != 0 {
+                entry.lost.store(NOT_INHERITED, Ordering::SeqCst);
+                // Read-only needs no memory promised (vm.overcommit_memory = 2).
+                let _ = zeros(from, to, libc::PROT_READ | libc::PROT_WRITE)
+                    || zeros(from, to, libc::PROT_READ);
+            }
+        }
+    }
+}
+
+/// Maps zero pages over a part of a mapping of ours. Async-signal-safe.
+fn zeros(from: usize, to: usize, rights: libc::c_int) -> bool {
+    // SAFETY: replaces pages of a mapping of ours that are without memory behind them, beyond one that
+    // is, or not inherited. Zeros are valid for all who read.
+    let mapped = unsafe {
+        libc::mmap(
+            from as *mut libc::c_void,
+            to - from,
+            rights,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE,
+            -1,
+            0,
+        )
+    };
+    mapped != libc::MAP_FAILED
 }
 
 impl Drop for Guard {
@@ -136,20 +222,8 @@ fn repair(address: usize) -> bool {
             }
             let page = address & !(page_size() - 1);
             // Marked first: whoever reads the zeros and then asks, is told.
-            entry.lost.store(true, Ordering::SeqCst);
-            // SAFETY: replaces pages of a mapping of ours, all of which the caller just found to be
-            // without memory behind them or beyond one that is. Zeros are valid for all who read.
-            let mapped = unsafe {
-                libc::mmap(
-                    page as *mut libc::c_void,
-                    to - page,
-                    libc::PROT_READ | libc::PROT_WRITE,
-                    libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE,
-                    -1,
-                    0,
-                )
-            };
-            return mapped != libc::MAP_FAILED;
+            entry.lost.store(CUT, Ordering::SeqCst);
+            return zeros(page, to, libc::PROT_READ | libc::PROT_WRITE);
         }
     }
     false

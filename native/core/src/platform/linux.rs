@@ -172,52 +172,49 @@ pub(crate) fn available_space(dir: &Path) -> Option<u64> {
 /// The `huge=` option of the memory file system that holds `dir`; `None` when it has none.
 pub(crate) fn huge_option(dir: &Path) -> Option<String> {
     let dir = dir.canonicalize().ok()?;
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
-    // proc(5): fields 5 = mount point; after " - ": type, source, super options.
-    let mount = mounts
-        .lines()
-        .filter_map(|line| {
-            let (left, right) = line.split_once(" - ")?;
-            let point = PathBuf::from(left.split(' ').nth(4)?);
-            dir.starts_with(&point)
-                .then(|| (point.as_os_str().len(), right.to_owned()))
-        })
-        .max_by_key(|(len, _)| *len)?
-        .1;
+    let mounts = std::fs::read("/proc/self/mountinfo").ok()?;
+    let mount = mount_of(&dir, &String::from_utf8_lossy(&mounts))?;
     mount
-        .split([' ', ','])
+        .split(',')
         .find_map(|option| option.strip_prefix("huge="))
         .filter(|value| *value != "never")
         .map(str::to_owned)
 }
 
-/// Binds pages not yet touched in a mapping to a NUMA node (mbind(2), MPOL_BIND).
-pub(crate) fn bind_to_node(start: *mut u8, len: usize, node: u32) -> io::Result<()> {
-    const MPOL_BIND: libc::c_int = 2;
-    const WORDS: usize = 16;
-    let mut mask = [0u64; WORDS];
-    let (word, bit) = (node as usize / 64, node % 64);
-    if word >= WORDS {
-        return Err(io::ErrorKind::InvalidInput.into());
+/// The options of the file system that is mounted above `dir`, nearest and last.
+fn mount_of(dir: &Path, mounts: &str) -> Option<String> {
+    // proc_pid_mountinfo(5): field 5 is the mount point; after " - " come type, source and options.
+    mounts
+        .lines()
+        .filter_map(|line| {
+            let (left, right) = line.split_once(" - ")?;
+            let point = PathBuf::from(unescaped(left.split(' ').nth(4)?));
+            let options = right.splitn(3, ' ').nth(2)?;
+            dir.starts_with(&point)
+                .then(|| (point.components().count(), options.to_owned()))
+        })
+        .max_by_key(|(depth, _)| *depth)
+        .map(|(_, options)| options)
+}
+
+/// Blanks and the like are written as three octal digits.
+fn unescaped(path: &str) -> String {
+    let mut parts = path.split('\\');
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let code = part.get(..3).and_then(|c| u8::from_str_radix(c, 8).ok());
+        match code {
+            Some(code) => {
+                plain.push(char::from(code));
+                plain.push_str(&part[3..]);
+            }
+            None => {
+                plain.push('\\');
+                plain.push_str(part);
+            }
+        }
     }
-    mask[word] = 1 << bit;
-    // SAFETY: the kernel reads WORDS * 64 bits of the mask and checks the address range.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_mbind,
-            start,
-            len,
-            MPOL_BIND,
-            mask.as_ptr(),
-            WORDS * 64,
-            0,
-        )
-    };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    plain
 }
 
 /// Sleeps while `*word == expected`, at most `timeout`. Returns on any wake, also a spurious one.
@@ -391,4 +388,22 @@ pub(crate) fn process_name(pid: u32) -> String {
     std::fs::read_to_string(format!("/proc/{pid}/comm"))
         .map(|name| name.trim_end().to_owned())
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_mount_holds_a_directory_and_the_last_of_equal_ones_hides_the_others() {
+        let mounts = "\
+            24 1 0:6 / / rw - ext4 /dev/huge=x rw\n\
+            25 24 0:23 / /dev/shm rw - tmpfs tmpfs rw,size=4k\n\
+            26 25 0:24 / /dev/shm rw - tmpfs tmpfs rw,huge=advise,size=4k\n\
+            27 26 0:25 / /dev/shm/with\\040blank rw - tmpfs tmpfs rw,huge=always\n";
+        let options = |dir: &str| mount_of(Path::new(dir), mounts);
+        assert_eq!(options("/dev/shmoo").unwrap(), "rw");
+        assert_eq!(options("/dev/shm/x").unwrap(), "rw,huge=advise,size=4k");
+        assert_eq!(options("/dev/shm/with blank").unwrap(), "rw,huge=always");
+    }
 }

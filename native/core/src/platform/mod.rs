@@ -15,4 +15,7 @@ compile_error!("snakepit-shm runs on Linux; other systems need a file in src/pla
 pub(crate) mod background;
 pub(crate) mod fork;
 pub(crate) mod guard;
+pub(crate) mod numa;
+pub(crate) mod pages;
+pub(crate) mod smaps;
 pub(crate) mod watch;

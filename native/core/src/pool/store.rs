@@ -3,7 +3,7 @@
 use super::options::{PoolStats, Strategy};
 use crate::error::{Result, ShmError};
 use crate::layout::Geometry;
-use crate::options::SegmentOptions;
+use crate::options::{HugePages, SegmentOptions};
 use crate::platform;
 use crate::retired::Retired;
 use crate::segment::{Segment, read_geometry};
@@ -17,7 +17,7 @@ const WASTE: usize = 2;
 /// What of a segment's options its pages depend on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Kind {
-    huge_pages: bool,
+    huge_pages: HugePages,
 }
 
 impl Kind {

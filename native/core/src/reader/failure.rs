@@ -11,9 +11,7 @@ use crate::writer::torn_by_death;
 impl SegmentReader {
     #[cold]
     pub(super) fn truncated(&self) -> ShmError {
-        ShmError::Truncated {
-            name: self.name().to_owned(),
-        }
+        self.mapping().loss(self.name())
     }
 
     #[cold]

@@ -112,7 +112,7 @@ impl SegmentReader {
     }
 
     #[inline]
-    fn mapping(&self) -> &Mapping {
+    pub(crate) fn mapping(&self) -> &Mapping {
         &self.attachment.segment.mapping
     }
 

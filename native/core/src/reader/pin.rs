@@ -209,8 +209,9 @@ impl Pinned {
             return Ok(());
         }
         let name = self.name().to_owned();
-        if self.attachment.segment.mapping.lost() {
-            return Err(ShmError::Truncated { name });
+        let mapping = &self.attachment.segment.mapping;
+        if mapping.lost() {
+            return Err(mapping.loss(&name));
         }
         Err(ShmError::VersionConflict { name, attempts: 1 })
     }

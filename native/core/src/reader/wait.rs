@@ -47,11 +47,12 @@ impl SegmentReader {
         let rung = self.bell.rung.load(Ordering::SeqCst);
         loop {
             let version = self.version();
-            if version != since {
-                return Ok(version);
-            }
+            // Before the version is believed: what was lost reads as zeros.
             if mapping.lost() {
                 return Err(self.truncated());
+            }
+            if version != since {
+                return Ok(version);
             }
             let left = timeout.map(|t| t.saturating_sub(started.elapsed()));
             if left == Some(Duration::ZERO) || self.bell.rung.load(Ordering::SeqCst) != rung {

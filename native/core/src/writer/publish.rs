@@ -38,9 +38,7 @@ impl SegmentWriter {
 
     #[cold]
     fn truncated(&self) -> ShmError {
-        ShmError::Truncated {
-            name: self.segment.name.clone(),
-        }
+        self.segment.mapping.loss(&self.segment.name)
     }
 
     #[inline]
@@ -58,7 +56,7 @@ impl SegmentWriter {
     fn not_writable(&self) -> ShmError {
         let name = self.segment.name.clone();
         if self.segment.mapping.lost() {
-            return ShmError::Truncated { name };
+            return self.truncated();
         }
         if self.in_child() {
             return ShmError::SegmentBusy {

@@ -1,7 +1,9 @@
 //! Where a segment is and how it is to be created, as a map from Elixir.
 
-use rustler::{NifMap, NifUnitEnum};
-use snakepit_shm::{Integrity, Pool, Reserve, SegmentOptions, ShmError, Timestamps};
+use rustler::{NifMap, NifTaggedEnum, NifUnitEnum};
+use snakepit_shm::{
+    HugePages, Integrity, Numa, Pool, Reserve, SegmentOptions, ShmError, Timestamps,
+};
 
 /// Every key is there; `nil` leaves the core's default.
 #[derive(NifMap)]
@@ -19,10 +21,24 @@ pub struct Segment {
     permissions: Option<u32>,
     schema_id: Option<u64>,
     prefault: Option<bool>,
-    huge_pages: Option<bool>,
+    huge_pages: Option<HugePagesTerm>,
+    lock_memory: Option<bool>,
+    numa: Option<NumaTerm>,
     /// Whether its memory comes from the VM's pool and goes back to it, and for whom it is.
     pooled: Option<bool>,
     tenant: Option<String>,
+}
+
+#[derive(NifUnitEnum, Clone, Copy)]
+enum HugePagesTerm {
+    Prefer,
+    Require,
+}
+
+#[derive(NifTaggedEnum)]
+enum NumaTerm {
+    Bind(Vec<u32>),
+    Interleave(Vec<u32>),
 }
 
 #[derive(NifUnitEnum, Clone, Copy)]
@@ -42,6 +58,24 @@ enum TimestampsTerm {
 enum ReserveTerm {
     Eager,
     Lazy,
+}
+
+impl From<HugePagesTerm> for HugePages {
+    fn from(term: HugePagesTerm) -> Self {
+        match term {
+            HugePagesTerm::Prefer => Self::Prefer,
+            HugePagesTerm::Require => Self::Require,
+        }
+    }
+}
+
+impl From<NumaTerm> for Numa {
+    fn from(term: NumaTerm) -> Self {
+        match term {
+            NumaTerm::Bind(nodes) => Self::Bind(nodes),
+            NumaTerm::Interleave(nodes) => Self::Interleave(nodes),
+        }
+    }
 }
 
 impl From<IntegrityTerm> for Integrity {
@@ -97,8 +131,14 @@ impl Segment {
         let options = with(options, self.permissions, SegmentOptions::permissions);
         let options = with(options, self.schema_id, SegmentOptions::schema_id);
         let options = with(options, self.prefault, SegmentOptions::prefault);
-        let options = with(options, self.huge_pages, SegmentOptions::huge_pages);
+        let options = with(
+            options,
+            self.huge_pages.map(HugePages::from),
+            SegmentOptions::huge_pages,
+        );
+        let options = with(options, self.lock_memory, SegmentOptions::lock_memory);
         let options = with(options, self.tenant, SegmentOptions::tenant);
+        let options = options.numa(self.numa.map(Numa::from));
         let options = with(
             options,
             self.reserve.map(Reserve::from),

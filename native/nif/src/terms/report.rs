@@ -3,7 +3,9 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustler::{NifMap, NifUnitEnum};
-use snakepit_shm::{DataFormat, SegmentInfo, SegmentReader, SegmentReport, SegmentState, ShmError};
+use snakepit_shm::{
+    DataFormat, Pages, SegmentInfo, SegmentReader, SegmentReport, SegmentState, ShmError,
+};
 
 use crate::error::Answer;
 
@@ -97,6 +99,32 @@ impl Report {
                 module: info.module.clone(),
                 writer_pid: info.writer_pid,
             },
+        }
+    }
+}
+
+/// How the memory under a segment is backed. Sizes are bytes.
+#[derive(NifMap)]
+pub struct PagesTerm {
+    bytes: u64,
+    resident: u64,
+    huge: u64,
+    huge_possible: u64,
+    huge_asked: bool,
+    numa_policy: Option<String>,
+    nodes: Vec<(u32, u64)>,
+}
+
+impl PagesTerm {
+    pub fn of(pages: &Pages) -> Self {
+        Self {
+            bytes: pages.bytes,
+            resident: pages.resident,
+            huge: pages.huge,
+            huge_possible: pages.huge_possible,
+            huge_asked: pages.huge_asked,
+            numa_policy: pages.numa_policy.clone(),
+            nodes: pages.nodes.iter().map(|on| (on.node, on.bytes)).collect(),
         }
     }
 }

@@ -20,6 +20,7 @@ from ._api import (
     MIN_CAPACITY,
     attach,
     attach_writer,
+    capabilities,
     cleanup,
     create,
     inspect,
@@ -38,6 +39,7 @@ from ._errors import (
     InvalidSizeError,
     IoError,
     NotFoundError,
+    NotInheritedError,
     NotSealedError,
     OutOfBoundsError,
     PermissionDeniedError,
@@ -57,12 +59,20 @@ from ._errors import (
 from ._native import Loan, Pin, Reader, Writer, __version__, round_up_capacity
 from ._pool import configure_pool, drain_pool, pool_stats
 from ._share import release, resolve, share
-from ._types import CleanupItem, CleanupReport, PoolStats, SegmentInfo, ValueInfo
+from ._types import (
+    Capabilities,
+    CleanupItem,
+    CleanupReport,
+    PoolStats,
+    SegmentInfo,
+    ValueInfo,
+)
 
 __all__ = [
     "MAX_CAPACITY",
     "MIN_CAPACITY",
     "AlreadyExistsError",
+    "Capabilities",
     "CleanupItem",
     "CleanupReport",
     "ClosedError",
@@ -76,6 +86,7 @@ __all__ = [
     "IoError",
     "Loan",
     "NotFoundError",
+    "NotInheritedError",
     "NotSealedError",
     "OutOfBoundsError",
     "PermissionDeniedError",
@@ -100,6 +111,7 @@ __all__ = [
     "__version__",
     "attach",
     "attach_writer",
+    "capabilities",
     "cleanup",
     "configure_pool",
     "create",

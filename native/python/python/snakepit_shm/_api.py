@@ -8,12 +8,13 @@ import json
 import os
 import sys
 import weakref
-from typing import Any, Literal, TypeVar
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from . import _native
 from ._errors import InvalidSizeError, ShmError
 from ._native import Reader, Writer
-from ._types import CleanupItem, CleanupReport, SegmentInfo
+from ._types import Capabilities, CleanupItem, CleanupReport, SegmentInfo
 
 _Open = TypeVar("_Open", Reader, Writer)
 
@@ -22,6 +23,9 @@ _readers: weakref.WeakSet[Reader] = weakref.WeakSet()
 _writers: weakref.WeakSet[Writer] = weakref.WeakSet()
 
 StrPath = str | os.PathLike[str]
+
+HugePages: TypeAlias = bool | Literal["prefer", "require"]
+Numa: TypeAlias = int | Sequence[int] | Literal["interleave"] | tuple[str, Sequence[int]]
 
 MIN_CAPACITY = 4096
 """The smallest capacity in bytes."""
@@ -41,9 +45,11 @@ def create(
     mode: Literal["real_time", "simulation"] | None = None,
     reserve: Literal["eager", "lazy"] | None = None,
     lock_memory: bool | None = None,
-    huge_pages: bool | None = None,
+    huge_pages: HugePages | None = None,
     prefault: bool | None = None,
+    numa: Numa | None = None,
     numa_node: int | None = None,
+    dont_fork: bool | None = None,
     integrity: Literal["none", "crc32c"] | None = None,
     notify: bool | None = None,
     timestamps: Literal["off", "coarse", "precise"] | None = None,
@@ -65,9 +71,14 @@ def create(
         mode: ``"simulation"`` does without what needs privileges or prompt death notice.
         reserve: ``"lazy"`` leaves pages to be found at the first write.
         lock_memory: Keep the pages in memory (mlock).
-        huge_pages: Ask for huge pages.
+        huge_pages: ``"prefer"`` takes as many huge pages as there are, and `inspect` with
+            ``pages=True`` says how many; ``"require"`` or ``True`` refuses to do with less.
         prefault: Map the pages now, in one go; pays when all of a large segment is written soon.
-        numa_node: Put the pages on this node.
+        numa: Node or nodes that the pages come from; ``"interleave"`` takes those of all nodes in
+            turns, ``("interleave", nodes)`` those of some.
+        numa_node: The same as ``numa`` with one node.
+        dont_fork: Forked children do not get the mapping; what they do with it raises
+            `NotInheritedError`, and arrays of it read zeros there.
         integrity: ``"crc32c"`` checks every value that is read.
         notify: Whether `Reader.wait` can sleep on it.
         timestamps: Clock of the values' timestamps.
@@ -80,8 +91,9 @@ def create(
         AlreadyExistsError: The name is taken.
         InvalidNameError: The name breaks the rules.
         InvalidSizeError: The size does; the message says the nearest valid one.
-        InvalidOptionError: An option is out of its range.
-        ResourceExhaustedError: ``/dev/shm`` is full; the message says how much is missing.
+        InvalidOptionError: An option is out of its range, or this machine cannot do what it asks.
+        ResourceExhaustedError: ``/dev/shm`` is full, or memory cannot be locked or is not to be had
+            in huge pages; the message says how much is missing.
     """
     options = {
         "namespace": namespace,
@@ -94,7 +106,9 @@ def create(
         "lock_memory": lock_memory,
         "huge_pages": huge_pages,
         "prefault": prefault,
+        "numa": numa,
         "numa_node": numa_node,
+        "dont_fork": dont_fork,
         "integrity": integrity,
         "notify": notify,
         "timestamps": timestamps,
@@ -122,6 +136,8 @@ def attach(
     namespace: str | None = None,
     dir: StrPath | None = None,
     lock_memory: bool | None = None,
+    prefault: bool | None = None,
+    dont_fork: bool | None = None,
     schema_id: int | None = None,
 ) -> Reader:
     """Attach to a segment to read it.
@@ -131,6 +147,8 @@ def attach(
         namespace: As in `create`.
         dir: As in `create`.
         lock_memory: Keep the pages in memory (mlock) while this process is attached.
+        prefault: Map all pages that are there now, in one go, rather than each when it is read.
+        dont_fork: As in `create`.
         schema_id: Refuse a segment that was created with another one.
 
     Raises:
@@ -144,6 +162,8 @@ def attach(
         "namespace": namespace,
         "dir": dir,
         "lock_memory": lock_memory,
+        "prefault": prefault,
+        "dont_fork": dont_fork,
         "schema_id": schema_id,
     }
     return _track(_native.attach(name, options))
@@ -155,6 +175,8 @@ def attach_writer(
     namespace: str | None = None,
     dir: StrPath | None = None,
     lock_memory: bool | None = None,
+    prefault: bool | None = None,
+    dont_fork: bool | None = None,
     schema_id: int | None = None,
 ) -> Writer:
     """Take over a segment whose writer has gone. Versions go on where it stopped.
@@ -168,6 +190,8 @@ def attach_writer(
         "namespace": namespace,
         "dir": dir,
         "lock_memory": lock_memory,
+        "prefault": prefault,
+        "dont_fork": dont_fork,
         "schema_id": schema_id,
     }
     return _track(_native.attach_writer(name, options))
@@ -180,11 +204,32 @@ def list_segments(*, namespace: str | None = None, dir: StrPath | None = None) -
 
 
 def inspect(
-    name: str, *, namespace: str | None = None, dir: StrPath | None = None
+    name: str, *, pages: bool = False, namespace: str | None = None, dir: StrPath | None = None
 ) -> dict[str, Any]:
-    """The header of a segment, for people and monitoring."""
-    report: dict[str, Any] = json.loads(_native.inspect(name, {"namespace": namespace, "dir": dir}))
+    """The header of a segment, for people and monitoring.
+
+    Args:
+        name: The segment.
+        pages: Also how the memory under it is backed, as ``"pages"``: bytes that are ``resident``,
+            in ``huge`` pages, by NUMA node. Slow: all of it is mapped for a moment.
+        namespace: As in `create`.
+        dir: As in `create`.
+    """
+    place = {"namespace": namespace, "dir": dir}
+    report: dict[str, Any] = json.loads(_native.inspect(name, place))
+    if pages:
+        report["pages"] = json.loads(_native.inspect_pages(name, place))
     return report
+
+
+def capabilities(dir: StrPath | None = None) -> Capabilities:
+    """What this machine gives in a directory. Leaves nothing there.
+
+    Args:
+        dir: As in `create`.
+    """
+    found: dict[str, Any] = json.loads(_native.capabilities(dir))
+    return Capabilities(**{**found, "numa_nodes": tuple(found["numa_nodes"])})
 
 
 def cleanup(

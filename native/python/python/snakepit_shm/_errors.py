@@ -23,6 +23,7 @@ __all__ = [
     "InvalidSizeError",
     "IoError",
     "NotFoundError",
+    "NotInheritedError",
     "NotSealedError",
     "OutOfBoundsError",
     "PermissionDeniedError",
@@ -243,6 +244,12 @@ class UnsupportedError(ShmError, NotImplementedError, TypeError):
     code = "unsupported"
 
 
+class NotInheritedError(ShmError, RuntimeError):
+    """The parent of this process mapped the segment with ``dont_fork``."""
+
+    code = "not_inherited"
+
+
 class ViewsAliveError(ShmError, BufferError):
     """Arrays, memoryviews or a loan still lie in the memory that would go away.
 
@@ -279,6 +286,7 @@ BY_CODE: dict[str, type[ShmError]] = {
         TimeoutError,
         ClosedError,
         UnsupportedError,
+        NotInheritedError,
         ViewsAliveError,
     )
 }

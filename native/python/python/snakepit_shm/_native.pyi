@@ -26,6 +26,7 @@ __all__ = [
     "after_fork_in_child",
     "attach",
     "attach_writer",
+    "capabilities",
     "cleanup",
     "close_at_exit",
     "configure_pool",
@@ -34,6 +35,7 @@ __all__ = [
     "drain_pools",
     "error_codes",
     "inspect",
+    "inspect_pages",
     "list_segments",
     "open_handle",
     "pool_stats",
@@ -366,6 +368,8 @@ def create(name: str, size: int, given: Mapping[str, Any]) -> Writer: ...
 def attach(name: str, given: Mapping[str, Any]) -> Reader: ...
 def attach_writer(name: str, given: Mapping[str, Any]) -> Writer: ...
 def inspect(name: str, given: Mapping[str, Any]) -> str: ...
+def inspect_pages(name: str, given: Mapping[str, Any]) -> str: ...
+def capabilities(directory: str | PathLike[str] | None = None) -> str: ...
 def remove(name: str, given: Mapping[str, Any]) -> None: ...
 def list_segments(
     namespace: str | None = None, directory: _StrPath | None = None

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from . import _arrow, _native
-from ._api import StrPath, create_pooled
+from ._api import HugePages, StrPath, create_pooled
 from ._errors import (
     InvalidHandleError,
     NotFoundError,
@@ -41,6 +41,9 @@ class _Own(NamedTuple):
 PREFAULT_FROM = 1 << 20
 """Bytes from which mapping all pages in one go pays."""
 
+HUGE_FROM = 4 << 20
+"""Bytes from which huge pages pay: fresh small ones cost several times what the copy does."""
+
 _shared: dict[str, _Own] = {}
 """By token."""
 _lock = threading.Lock()
@@ -54,7 +57,7 @@ def share(
     dir: StrPath | None = None,
     module: str | None = None,
     transfer: bool = False,
-    huge_pages: bool | None = None,
+    huge_pages: HugePages | None = None,
     integrity: Literal["none", "crc32c"] | None = None,
     permissions: int | None = None,
 ) -> Handle:
@@ -74,7 +77,7 @@ def share(
         transfer: Give the segment away: this process forgets it, and it lives until whoever has
             the handle releases it (Elixir: ``deallocate_region``). For results that a worker
             hands over.
-        huge_pages: As in `create`.
+        huge_pages: As in `create`; default ``"prefer"`` from 4 MiB on.
         integrity: As in `create`.
         permissions: As in `create`.
 
@@ -98,7 +101,7 @@ def share(
         module=module,
         slots=1,
         notify=False,
-        huge_pages=huge_pages,
+        huge_pages="prefer" if huge_pages is None and nbytes >= HUGE_FROM else huge_pages,
         # It is filled at once: no fault a page.
         prefault=nbytes >= PREFAULT_FROM,
         integrity=integrity,

@@ -49,6 +49,28 @@ class SegmentInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a machine gives in a directory, each found out by trying it."""
+
+    page_size: int
+    space_total: int
+    space_available: int
+    huge_pages: str | None
+    """The mount's ``huge=`` option; ``None`` without one."""
+    huge_page_size: int
+    """Bytes; 0 where the kernel has none."""
+    shmem_enabled: str | None
+    """The kernel's setting for all memory file systems."""
+    huge_pages_possible: bool
+    """Whether a segment that asks for huge pages gets them now, from the mount or the kernel."""
+    numa_nodes: tuple[int, ...]
+    """What ``numa`` may name."""
+    unnamed_files: bool
+    file_locks: bool
+    process_descriptors: bool
+
+
+@dataclass(frozen=True, slots=True)
 class CleanupItem:
     """A segment in a `CleanupReport`."""
 
