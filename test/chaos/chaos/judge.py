@@ -285,7 +285,7 @@ class Judge:
 
     def check_strays(self, look: dict[str, Any]) -> None:
         """Files that belong to no segment that can be found."""
-        known = set(self.foreign)
+        known = {*self.foreign, *look.get("kept", ())}
         for seen in look["segs"]:
             known.add(seen.get("file", ""))
         strays = {

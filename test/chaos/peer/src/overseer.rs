@@ -4,7 +4,7 @@
 use crate::Place;
 use crate::record::now;
 use serde_json::{Value, json};
-use snakepit_shm::{Reaper, ReaperEvent, ReaperOptions};
+use snakepit_shm::{CleanupOptions, Reaper, ReaperEvent, ReaperOptions};
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
@@ -58,15 +58,31 @@ fn look(place: &Place, reaper: &Reaper, told: &Receiver<Value>, late: Duration) 
         .filter_map(|f| f.strip_prefix(&prefix)?.strip_suffix(".meta"));
     let segs: Vec<Value> = names.map(|name| inspect(place, name)).collect();
     let stats = reaper.stats();
+    let kept = kept(place, &files);
     json!({
         "t0": t0,
         "t1": now(),
         "late_ms": late.as_millis() as u64,
         "files": files,
+        "kept": kept,
         "segs": segs,
         "events": told.try_iter().collect::<Vec<_>>(),
         "reaper": { "deaths": stats.deaths, "sweeps": stats.sweeps, "removed": stats.removed },
     })
+}
+
+/// Files that the pools of living processes keep.
+fn kept(place: &Place, files: &[String]) -> Vec<String> {
+    let prefix = format!("{}.pool.", place.namespace);
+    let mut kept: Vec<String> = files.to_vec();
+    kept.retain(|file| file.starts_with(&prefix));
+    if !kept.is_empty() {
+        let look = CleanupOptions::new(&place.namespace, &place.dir).dry_run(true);
+        if let Ok(report) = look.run() {
+            kept.retain(|file| report.removed.iter().all(|item| item.name != *file));
+        }
+    }
+    kept
 }
 
 fn inspect(place: &Place, name: &str) -> Value {

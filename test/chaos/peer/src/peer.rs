@@ -6,8 +6,8 @@ use crate::record::{Kind, Log, Record, Step, now};
 use crate::seeded::Seeded;
 use crate::value::{self, SEGMENTS};
 use snakepit_shm::{
-    CleanupOptions, Descriptor, SegmentDiscovery, SegmentReader, SegmentState, SegmentWriter,
-    ShmError,
+    CleanupOptions, Descriptor, Pool, PoolOptions, SegmentDiscovery, SegmentReader, SegmentState,
+    SegmentWriter, ShmError,
 };
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,6 +28,7 @@ struct Reading {
 
 struct Peer {
     place: Place,
+    pool: Pool,
     uid: u32,
     rng: Seeded,
     log: Log,
@@ -40,8 +41,13 @@ struct Peer {
 
 pub fn run(place: Place, uid: u32, seed: u64, pause_us: u64, stop: &AtomicBool) {
     let discovery = SegmentDiscovery::new(&place.namespace, &place.dir).expect("a namespace");
+    let pool = PoolOptions::new(&place.namespace, &place.dir)
+        .idle_timeout(Duration::from_secs(2))
+        .open()
+        .expect("a pool");
     let mut peer = Peer {
         discovery,
+        pool,
         place,
         uid,
         rng: Seeded::new(seed),
@@ -134,7 +140,14 @@ impl Peer {
         let begun = self.about(seg, tag);
         self.log.put(Kind::ClaimBegin, begun);
         let options = value::shaped(self.place.options(&value::name(seg)), seg).schema_id(tag);
-        match options.create() {
+        // Every other one in memory that another may have had.
+        let pooled = self.rng.below(2) == 0;
+        let created = if pooled {
+            self.pool.create(&options)
+        } else {
+            options.create()
+        };
+        match created {
             Ok(writer) => {
                 let aux = u64::from(writer.generation());
                 self.log.put(Kind::Claimed, Record { aux, ..begun });
@@ -274,15 +287,20 @@ impl Peer {
         let Some(held) = self.writers.remove(&seg) else {
             return;
         };
+        let how = if close { self.rng.below(2) + 1 } else { 0 };
         let begun = Record {
-            aux: u64::from(close),
+            aux: how as u64,
             ..self.about(seg, held.tag)
         };
         self.log.put(Kind::GiveBegin, begun);
-        let given = if close {
-            held.writer.close()
-        } else {
-            held.writer.release()
+        let given = match how {
+            0 => held.writer.release(),
+            1 => held.writer.close(),
+            // Removed by others meanwhile: then it is gone, as it was to be.
+            _ => match self.pool.retire(held.writer) {
+                Ok(_) | Err(ShmError::NotFound { .. }) => Ok(()),
+                Err(error) => Err(error),
+            },
         };
         if let Err(error) = given {
             self.log.error(Step::Give, &error, begun);
