@@ -143,12 +143,9 @@ pub(crate) fn attached(
 ) -> Result<()> {
     keep_from_children(options, mapping)?;
     if options.prefault {
-        let mapped = if mapping.geometry().has(flags::LAZY) {
-            mapping.populate_what_is_there(file)
-        } else {
-            mapping.populate()
-        };
-        mapped.map_err(|e| no_pages(name, mapping, file, e))?;
+        mapping
+            .populate_what_is_there(file)
+            .map_err(|e| no_pages(name, mapping, file, e))?;
         if mapping.lost() {
             return Err(mapping.loss(name));
         }

@@ -1,6 +1,7 @@
 //! What lies under a mapping: huge pages, nodes, locks; and mapping pages before they are needed.
 
 use super::Mapping;
+use crate::layout::flags;
 use crate::platform::numa::{self, Nodes, Spread};
 use crate::platform::pages::{self, Range};
 use crate::platform::smaps::{self, Backing, NodesOf};
@@ -65,8 +66,11 @@ impl Mapping {
         pages::populate(self.slots.range(), self.access == super::Access::Writer)
     }
 
-    /// Maps those of the slots' pages that `file` has: what is a hole stays one.
+    /// Maps the slots' pages; of lazily reserved ones those that `file` has: what is a hole stays one.
     pub(crate) fn populate_what_is_there(&self, file: &File) -> io::Result<()> {
+        if !self.geometry.has(flags::LAZY) {
+            return self.populate();
+        }
         let slots_at = self.header.len() + self.control.len();
         self.populate_extents(file, self.slots.range(), slots_at)
     }
