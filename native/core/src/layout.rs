@@ -125,11 +125,11 @@ pub(crate) mod flags {
     pub const TIMESTAMP_PRECISE: u32 = 1 << 3;
     /// Pages were not reserved at creation.
     pub const LAZY: u32 = 1 << 4;
+    /// Huge pages were asked for at creation.
+    pub const HUGE: u32 = 1 << 5;
     /// The file comes from a pool and goes back to one: it may be longer than its slots need, and lives
     /// on under other names.
-    pub const POOLED: u32 = 1 << 5;
-    /// Huge pages were asked for at creation.
-    pub const HUGE: u32 = 1 << 6;
+    pub const POOLED: u32 = 1 << 6;
     /// All that this version knows.
     pub const KNOWN: u32 =
         NOTIFY | CRC32C | TIMESTAMP_COARSE | TIMESTAMP_PRECISE | LAZY | POOLED | HUGE;
