@@ -124,7 +124,7 @@ defmodule Snakepit.SharedMemory.MemoryTest do
     end
   end
 
-  test "pages come from the nodes that are named", %{place: place} do
+  test "R12.4 pages come from the nodes that are named", %{place: place} do
     {:ok, %{numa_nodes: [first | _]}} = SharedMemory.Platform.Linux.capabilities(place[:dir])
 
     for {numa, policy} <- [
