@@ -61,24 +61,44 @@ impl Drop for PoolFile {
 
 impl Retired {
     /// Takes a segment out of its name; `None` when its memory is of no further use, and removed. The
-    /// caller is its writer, in the process that created it or took it over.
+    /// caller is its writer, in the process that created it or took it over, and gives it up in any case.
     pub(crate) fn of(segment: Segment) -> Result<Option<Self>> {
+        let taken = Self::rename(&segment);
+        let Ok(Some((path, room))) = taken else {
+            segment.give_claim_back(true);
+            return taken.map(|_| None);
+        };
         let Some(participant) = segment.participant.clone() else {
+            return Ok(None); // it had one a moment ago
+        };
+        Ok(Some(Self {
+            mapping: segment.mapping.into_inner(),
+            file: PoolFile {
+                path: Some(path),
+                epoch: fork::epoch(),
+            },
+            participant,
+            room,
+        }))
+    }
+
+    /// The path by which a pool knows the file from now on, and its length; `None` when it is removed.
+    fn rename(segment: &Segment) -> Result<Option<(PathBuf, usize)>> {
+        let Some(participant) = &segment.participant else {
             return Ok(None);
         };
-        let place = segment.place.clone();
-        let lock = participant.lock_namespace()?;
-        let Some(meta) = reclaim::still_named(&segment)? else {
-            return Ok(None); // removed by another
+        let (place, mapping) = (&segment.place, &*segment.mapping);
+        let pool_path = place.pool_path(random()?);
+        let _lock = participant.lock_namespace()?;
+        let Some(meta) = reclaim::still_named(segment)? else {
+            return Ok(None); // removed by another, or its metadata lost: whoever finds it again removes it
         };
-        let mapping = segment.mapping.into_inner();
-        tenure::mark(&mapping);
-        reclaim::clear_dead_readers(&mapping, &participant);
-        let path = meta.path(&place);
+        tenure::mark(mapping);
+        reclaim::clear_dead_readers(mapping, participant);
+        let path = meta.path(place);
         let found = std::fs::symlink_metadata(&path).map_or(0, |file| file.len());
         let room = usize::try_from(found).unwrap_or(0).min(mapping.len());
         let needed = mapping.geometry().file_len(platform::page_size());
-        let pool_path = place.pool_path(random()?);
         let kept = room >= needed && !mapping.lost() && {
             // In this order: a file whose metadata is missing is found again by its identity, metadata whose
             // file is missing is corrupt.
@@ -88,20 +108,12 @@ impl Retired {
                 .is_ok()
         };
         if !kept {
-            unlink_files(&place, &meta.name, &meta)?;
+            unlink_files(place, &meta.name, &meta)?;
         }
-        reclaim::tell_closed(&mapping);
-        drop(lock);
+        reclaim::tell_closed(mapping);
         tracing::debug!(name = %meta.name, kept, "retired");
-        Ok(kept.then(|| Self {
-            mapping,
-            file: PoolFile {
-                path: Some(pool_path),
-                epoch: fork::epoch(),
-            },
-            participant,
-            room: room / platform::page_size() * platform::page_size(),
-        }))
+        let page = platform::page_size();
+        Ok(kept.then_some((pool_path, room / page * page)))
     }
 
     /// Bytes of the file.

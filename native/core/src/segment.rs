@@ -220,6 +220,37 @@ impl Segment {
         }
     }
 
+    /// Gives the writer claim back, which this process has, and ends the segment if it is to be closed.
+    pub(crate) fn give_claim_back(&self, close: bool) {
+        let mapping = &*self.mapping;
+        // Released: the grace for the next writer begins. Closed: there is none.
+        let since = if close {
+            0
+        } else {
+            platform::monotonic_ns().max(1)
+        };
+        mapping.orphaned().store(since, Ordering::Relaxed);
+        if close {
+            // A sealed segment stays sealed; its end shows in the claim that nobody holds.
+            let _ = mapping.state_word().compare_exchange(
+                SegmentState::Active.to_word(),
+                SegmentState::Closed.to_word(),
+                Ordering::Release,
+                Ordering::Relaxed,
+            );
+        }
+        if let Some(participant) = &self.participant {
+            // Release: the next writer sees all that this one wrote. Only if it still is ours.
+            let _ = mapping.writer_key().compare_exchange(
+                participant.key(),
+                0,
+                Ordering::Release,
+                Ordering::Relaxed,
+            );
+        }
+        self.wake_all();
+    }
+
     /// Whether the process that holds the writer claim lives; `None` when that cannot be known.
     pub(crate) fn writer_alive(&self) -> Option<bool> {
         let key = self.mapping.writer_key().load(Ordering::Acquire);

@@ -566,3 +566,17 @@ fn looker(dir: &Path) {
     say(&format!("saw {seen}"));
     hear();
 }
+
+/// Somebody deletes the `.meta` of a segment that is retired then: it is found again, as one that its writer
+/// has closed, and removed.
+#[test]
+fn a_segment_whose_metadata_is_lost_is_not_kept_and_not_left() {
+    let shm = Shm::new();
+    let pool = pool(&shm);
+    let writer = fill(&pool, &once(shm.path(), "x", 4096), 1);
+    std::fs::remove_file(shm.path().join("test_x.meta")).unwrap();
+    assert!(!pool.retire(writer).unwrap());
+    let run = || CleanupOptions::new("test", shm.path()).run().unwrap();
+    assert_eq!(run().recovered, ["x"]);
+    eventually("it is removed", || run().kept.is_empty());
+}

@@ -7,7 +7,6 @@ use crate::hazard::Lookout;
 use crate::layout::{SegmentState, publish_word};
 use crate::options::SegmentOptions;
 use crate::patch::Ranges;
-use crate::platform;
 use crate::reclaim;
 use crate::retired::Retired;
 use crate::segment::{Segment, corrupted};
@@ -256,33 +255,7 @@ impl SegmentWriter {
         if let Some(crowd) = self.crowd.take() {
             crowd.leave();
         }
-        let mapping = &*self.segment.mapping;
-        // Released: the grace for the next writer begins. Closed: there is none.
-        let since = if close {
-            0
-        } else {
-            platform::monotonic_ns().max(1)
-        };
-        mapping.orphaned().store(since, Ordering::Relaxed);
-        if close {
-            // A sealed segment stays sealed; its end shows in the claim that nobody holds.
-            let _ = mapping.state_word().compare_exchange(
-                SegmentState::Active.to_word(),
-                SegmentState::Closed.to_word(),
-                Ordering::Release,
-                Ordering::Relaxed,
-            );
-        }
-        if let Some(participant) = &self.segment.participant {
-            // Release: the next writer sees all that this one wrote. Only if it still is ours.
-            let _ = mapping.writer_key().compare_exchange(
-                participant.key(),
-                0,
-                Ordering::Release,
-                Ordering::Relaxed,
-            );
-        }
-        self.segment.wake_all();
+        self.segment.give_claim_back(close);
         true
     }
 }
