@@ -51,6 +51,7 @@ pub(crate) unsafe fn copy(dst: *mut u8, src: *const u8, len: usize) {
 /// # Safety
 ///
 /// As for [`super::copy`]; `len > 64`.
+#[inline(never)]
 unsafe fn long(dst: *mut u8, src: *const u8, len: usize) {
     let level = match LEVEL.load(Relaxed) {
         UNKNOWN => detect(),

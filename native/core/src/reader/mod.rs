@@ -12,12 +12,12 @@ pub use wait::Waker;
 
 use crate::error::{Result, ShmError};
 use crate::layout::{SegmentState, flags};
-use crate::mapping::Mapping;
+use crate::mapping::{Mapping, SlotWord};
 use crate::options::SegmentOptions;
 use crate::platform;
 use crate::reclaim;
 use crate::segment::Segment;
-use crate::seqlock::{self, Words};
+use crate::seqlock::{self, Started, Words};
 use crate::view::{Attachment, SealedView};
 use std::cell::Cell;
 use std::sync::Arc;
@@ -183,6 +183,36 @@ impl SegmentReader {
     /// the buffer is too short.
     #[inline]
     pub fn read_into(&self, buffer: &mut [u8]) -> Result<ReadInfo> {
+        match self.read_at_once(buffer) {
+            Some(info) => Ok(self.note(info)),
+            None => self.read_patiently(buffer),
+        }
+    }
+
+    /// The straight way of [`Self::read_into`]: a value that is there, fits and stays while it is copied.
+    /// Whatever else there is, [`Self::read_patiently`] finds out.
+    #[inline]
+    fn read_at_once(&self, buffer: &mut [u8]) -> Option<ReadInfo> {
+        let mapping = self.mapping();
+        let slots = mapping.slots_now();
+        if mapping.geometry().has(flags::CRC32C) {
+            return None;
+        }
+        let Started { version, slot } = seqlock::start_read(&slots).ok()?;
+        let len = slots.word(slot, SlotWord::Len).load(Ordering::Relaxed) as usize;
+        if len == 0 || len > slots.capacity() {
+            return None;
+        }
+        slots.copy_out(slot, buffer.get_mut(..len)?);
+        let info = ReadInfo::load_rest(&slots, slot, version, len);
+        let whole = seqlock::finish_read(&slots, Started { version, slot });
+        (whole && !mapping.lost()).then_some(info)
+    }
+
+    /// [`Self::read_into`] in as many attempts as a reader has, with a checksum, or with an error.
+    #[cold]
+    #[inline(never)]
+    fn read_patiently(&self, buffer: &mut [u8]) -> Result<ReadInfo> {
         let room = buffer.len();
         let info = self.copy(|mapping, slot, info| {
             if info.len > room {
