@@ -472,6 +472,13 @@ impl<'a> Slots<'a> {
         unsafe { &*self.at(slot).add(field as usize).cast::<AtomicU64>() }
     }
 
+    /// The words of a slot header from the timestamp on.
+    #[inline]
+    pub(crate) fn words_from_timestamp(&self, slot: usize) -> [u64; 6] {
+        // SAFETY: a slot header is a cache line of eight words, aligned; the timestamp is its third.
+        unsafe { copy::six_words(self.at(slot).add(slot_field::TIMESTAMP)) }
+    }
+
     #[inline]
     fn data(&self, slot: usize, len: usize) -> *mut u8 {
         assert!(len <= self.capacity);

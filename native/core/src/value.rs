@@ -40,18 +40,12 @@ impl ReadInfo {
     /// [`Self::load`] when the length was loaded, and checked, before.
     #[inline]
     pub(crate) fn load_rest(slots: &Slots<'_>, slot: usize, version: u64, len: usize) -> Self {
-        let get = |word| slots.word(slot, word).load(Ordering::Relaxed);
+        let [timestamp_ns, words @ ..] = slots.words_from_timestamp(slot);
         Self {
             version,
             len,
-            timestamp_ns: get(SlotWord::Timestamp),
-            words: [
-                get(SlotWord::Check),
-                get(SlotWord::Dtype),
-                get(SlotWord::Shape0),
-                get(SlotWord::Shape1),
-                get(SlotWord::Shape2),
-            ],
+            timestamp_ns,
+            words,
         }
     }
 

@@ -28,31 +28,10 @@ fn read_dirty<'a>(env: Env<'a>, reader: &ReaderResource) -> Answer<Term<'a>> {
     reader.read(|reader| read_whole(env, reader, usize::MAX))
 }
 
-/// Allocates the binary first and copies straight into it: one copy. The length can only be
-/// guessed, so a value that has grown meanwhile is tried again and one that has shrunk is cut.
+/// Straight into the binary: one copy.
 fn read_whole<'a>(env: Env<'a>, reader: &SegmentReader, limit: usize) -> Answer<(Term<'a>, usize)> {
-    let mut len = reader.len();
-    for _ in 1..ATTEMPTS {
-        match read_len(env, reader, len, limit) {
-            Err(Failure::Shm(ShmError::OutOfBounds { len: needed, .. })) if needed > len => {
-                len = needed;
-            }
-            other => return other,
-        }
-    }
-    // Room for any value of this segment.
-    read_len(env, reader, reader.capacity(), limit)
-}
-
-fn read_len<'a>(
-    env: Env<'a>,
-    reader: &SegmentReader,
-    len: usize,
-    limit: usize,
-) -> Answer<(Term<'a>, usize)> {
-    copied(env, reader, len, limit, |buffer| {
-        reader.read_into(buffer).map(|info| info.len)
-    })
+    let (room, info) = reader.read_with(|len| Room::new(env, reader, len, limit))?;
+    Ok((room.into_term(env, info.len), info.len))
 }
 
 /// A part of the value; without `len`, to its end.
@@ -160,27 +139,57 @@ fn copied<'a>(
     limit: usize,
     fill: impl FnOnce(&mut [u8]) -> snakepit_shm::Result<usize>,
 ) -> Answer<(Term<'a>, usize)> {
-    if len > limit {
-        return Err(Failure::Dirty);
-    }
-    if len <= HEAP_BINARY {
-        let mut binary = NewBinary::new(env, len);
-        let filled = fill(&mut binary)?;
-        return Ok((cut(binary.into(), len, filled, env), filled));
-    }
-    let mut binary = OwnedBinary::new(len).ok_or_else(|| no_memory(reader.name(), len))?;
-    let filled = fill(&mut binary)?;
-    let whole = Binary::from_owned(binary, env).to_term(env);
-    Ok((cut(whole, len, filled, env), filled))
+    let mut room = Room::new(env, reader, len, limit)?;
+    let filled = fill(room.as_mut())?;
+    Ok((room.into_term(env, filled), filled))
 }
 
-fn cut<'a>(binary: Term<'a>, len: usize, filled: usize, env: Env<'a>) -> Term<'a> {
-    if filled >= len {
-        return binary;
+/// A binary that is being filled.
+enum Room<'a> {
+    OnHeap(NewBinary<'a>),
+    Apart(OwnedBinary),
+}
+
+impl<'a> Room<'a> {
+    fn new(env: Env<'a>, reader: &SegmentReader, len: usize, limit: usize) -> Answer<Self> {
+        if len > limit {
+            return Err(Failure::Dirty);
+        }
+        if len <= HEAP_BINARY {
+            return Ok(Self::OnHeap(NewBinary::new(env, len)));
+        }
+        let binary = OwnedBinary::new(len).ok_or_else(|| no_memory(reader.name(), len))?;
+        Ok(Self::Apart(binary))
     }
-    Binary::from_term(binary)
-        .and_then(|whole| whole.make_subbinary(0, filled))
-        .map_or(binary, |part| part.to_term(env))
+
+    /// The binary, cut to what was filled.
+    fn into_term(self, env: Env<'a>, filled: usize) -> Term<'a> {
+        let (whole, len): (Term<'a>, usize) = match self {
+            Self::OnHeap(binary) => {
+                let len = binary.as_slice().len();
+                (binary.into(), len)
+            }
+            Self::Apart(binary) => {
+                let len = binary.len();
+                (Binary::from_owned(binary, env).to_term(env), len)
+            }
+        };
+        if filled >= len {
+            return whole;
+        }
+        Binary::from_term(whole)
+            .and_then(|binary| binary.make_subbinary(0, filled))
+            .map_or(whole, |part| part.to_term(env))
+    }
+}
+
+impl AsMut<[u8]> for Room<'_> {
+    fn as_mut(&mut self) -> &mut [u8] {
+        match self {
+            Self::OnHeap(binary) => binary.as_mut_slice(),
+            Self::Apart(binary) => binary.as_mut_slice(),
+        }
+    }
 }
 
 fn no_memory(name: &str, needed: usize) -> Failure {
