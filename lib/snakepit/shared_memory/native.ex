@@ -108,6 +108,10 @@ defmodule Snakepit.SharedMemory.Native do
   @spec write(writer(), iodata(), descriptor()) :: quick(version())
   def write(_writer, _data, _descriptor), do: stub()
 
+  # Refused while calls are told to others; of plain bytes.
+  @spec write_quick(writer(), iodata()) :: quick(version()) | {:error, :traced}
+  def write_quick(_writer, _data), do: stub()
+
   @spec write_dirty(writer(), iodata(), descriptor()) :: answer(version())
   def write_dirty(_writer, _data, _descriptor), do: stub()
 
@@ -153,6 +157,10 @@ defmodule Snakepit.SharedMemory.Native do
 
   @spec read(reader()) :: quick(binary())
   def read(_reader), do: stub()
+
+  # Refused while calls are told to others.
+  @spec read_quick(reader()) :: quick(binary()) | {:error, :traced}
+  def read_quick(_reader), do: stub()
 
   @spec read_dirty(reader()) :: answer(binary())
   def read_dirty(_reader), do: stub()
@@ -248,6 +256,9 @@ defmodule Snakepit.SharedMemory.Native do
 
   @spec monitor(boolean()) :: :ok
   def monitor(_on), do: stub()
+
+  @spec trace(boolean()) :: :ok
+  def trace(_on), do: stub()
 
   @spec tick() :: :ok
   def tick, do: stub()

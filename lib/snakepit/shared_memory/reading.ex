@@ -1,7 +1,7 @@
 defmodule Snakepit.SharedMemory.Reading do
   @moduledoc false
   # Bytes out. Everything here runs in the caller; the first clauses are the hot path and do nothing
-  # but the NIF call.
+  # but the NIF call. Whatever is not a value on the spot goes the whole way.
 
   alias Snakepit.SharedMemory.{Access, Error, Native, Options, Recorder, Region, Registry}
   alias Snakepit.SharedMemory.{Table, Target, Telemetry}
@@ -15,7 +15,35 @@ defmodule Snakepit.SharedMemory.Reading do
   @u64 0xFFFF_FFFF_FFFF_FFFF
 
   @spec read(term(), term()) :: {:ok, binary()} | {:error, Error.t()}
-  def read(region, opts) do
+  def read(%Region{reader: reader} = region, []), do: quick(reader, region)
+
+  def read(id, []) when is_binary(id) do
+    case Table.reader(id) do
+      nil -> read_wholly(id, [])
+      reader -> quick(reader, id)
+    end
+  end
+
+  def read(region, opts), do: read_wholly(region, opts)
+
+  defp quick(reader, region) do
+    # The NIF library has counted what succeeded.
+    case Native.read_quick(reader) do
+      {:ok, _binary} = ok -> ok
+      {:error, refused} when is_atom(refused) -> read_wholly(region, [])
+      error -> Recorder.failed(:read, failure(error, region))
+    end
+  rescue
+    # A mapping that was put together by hand: it is looked at no closer than that on this path.
+    ArgumentError -> read_wholly(region, [])
+  end
+
+  defp failure(error, region) do
+    {:error, error} = Error.wrap(error, :read, Target.id(region))
+    error
+  end
+
+  defp read_wholly(region, opts) do
     if Telemetry.enabled?() do
       bytes = fn {:ok, binary} -> byte_size(binary) end
       Telemetry.span(:read, Target.id(region), bytes, fn -> do_read(region, opts) end)
@@ -68,7 +96,6 @@ defmodule Snakepit.SharedMemory.Reading do
       error -> Error.wrap(error, :read, id)
     end
   rescue
-    # A mapping that was put together by hand: it is looked at no closer than that on this path.
     ArgumentError -> {:error, Target.not_a_region(reader, :read)}
   end
 

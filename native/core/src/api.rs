@@ -19,7 +19,7 @@ pub use crate::options::{
     Integrity, Reserve, RunMode, SegmentOptions, Timestamps, round_up_capacity,
 };
 pub use crate::participant::ProcessInfo;
-pub use crate::reader::{Next, Pinned, ReadInfo, SegmentReader, Waker};
+pub use crate::reader::{Next, Pinned, ReadInfo, SegmentReader, Sink, Waker};
 pub use crate::view::SealedView;
 pub use crate::writer::SegmentWriter;
 

@@ -42,10 +42,7 @@ pub(crate) unsafe fn copy(dst: *mut u8, src: *const u8, len: usize) {
 /// # Safety
 ///
 /// As for [`super::six_words`].
-#[cfg_attr(
-    all(target_arch = "x86_64", not(miri), not(test)),
-    allow(dead_code)
-)]
+#[cfg_attr(all(target_arch = "x86_64", not(miri), not(test)), allow(dead_code))]
 pub(crate) unsafe fn six_words(src: *const u8) -> [u64; 6] {
     std::array::from_fn(|i| {
         // SAFETY: one of six words from `src` on.

@@ -126,7 +126,9 @@ mod tests {
     fn six_words_are_those_that_are_there() {
         #[repr(align(16))]
         struct Line([u64; 8]);
-        let line = Line(std::array::from_fn(|i| (i as u64 + 1).wrapping_mul(0x0123_4567_89AB_CDEF)));
+        let line = Line(std::array::from_fn(|i| {
+            (i as u64 + 1).wrapping_mul(0x0123_4567_89AB_CDEF)
+        }));
         // SAFETY: words 2 to 7 of a line that is aligned and private.
         let at = unsafe { line.0.as_ptr().add(2) }.cast::<u8>();
         for load in [six_words, fallback::six_words] {

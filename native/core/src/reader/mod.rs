@@ -3,11 +3,13 @@
 mod failure;
 mod next;
 mod pin;
+mod sized;
 mod wait;
 
 pub use crate::value::ReadInfo;
 pub use next::Next;
 pub use pin::Pinned;
+pub use sized::Sink;
 pub use wait::Waker;
 
 use crate::error::{Result, ShmError};
@@ -29,8 +31,6 @@ use wait::Bell;
 const COPIES: u32 = 64;
 /// A buffer up to this length is filled by a handful of instructions.
 const SHORT: usize = 64;
-/// So often a longer value may come between a look at the length and the copy, before room is made for the longest.
-const GROWTHS: usize = 8;
 /// An observer cannot announce itself to the writer, so it looks this often.
 const OBSERVER_PAUSE: Duration = Duration::from_millis(1);
 
@@ -239,72 +239,6 @@ impl SegmentReader {
         let info = ReadInfo::load_rest(slots, started.slot, started.version, buffer.len());
         let whole = seqlock::finish_read(slots, started);
         (whole && !slots.mapping().lost()).then_some(info)
-    }
-
-    /// [`Self::read_into`] memory that `make` provides once the value's length is known: called with
-    /// that length in bytes, it answers a buffer at least as long. It is called again only when the
-    /// writer has published a longer value meanwhile. The value is in the first bytes of the buffer.
-    ///
-    /// ```
-    /// # let dir = tempfile::tempdir().unwrap();
-    /// # let options = snakepit_shm::SegmentOptions::new("r").dir(dir.path());
-    /// # let mut writer = options.create().unwrap();
-    /// use snakepit_shm::ShmError;
-    /// writer.write(b"value").unwrap();
-    /// let reader = options.attach_reader().unwrap();
-    /// let read = reader.read_with(|len| Ok::<_, ShmError>(vec![0; len]));
-    /// assert_eq!(read.unwrap().0, b"value");
-    /// # reader.close().unwrap(); writer.close().unwrap();
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Self::read_into`], and what `make` answers.
-    #[inline]
-    pub fn read_with<B: AsMut<[u8]>, E: From<ShmError>>(
-        &self,
-        mut make: impl FnMut(usize) -> std::result::Result<B, E>,
-    ) -> std::result::Result<(B, ReadInfo), E> {
-        let slots = self.mapping().slots_now();
-        let mut made = None;
-        if let Some((started, len)) = self.start_at_once(&slots)
-            // The length was this value's, before memory is asked for.
-            && seqlock::finish_read(&slots, started)
-        {
-            let mut buffer = make(len)?;
-            let room = buffer.as_mut().get_mut(..len);
-            let info = room.and_then(|room| self.finish_at_once(&slots, started, room));
-            if let Some(info) = info {
-                return Ok((buffer, self.note(info)));
-            }
-            made = Some(buffer);
-        }
-        self.read_with_patience(made, &mut make)
-    }
-
-    #[cold]
-    fn read_with_patience<B: AsMut<[u8]>, E: From<ShmError>>(
-        &self,
-        made: Option<B>,
-        make: &mut dyn FnMut(usize) -> std::result::Result<B, E>,
-    ) -> std::result::Result<(B, ReadInfo), E> {
-        let mut buffer = match made {
-            Some(buffer) => buffer,
-            None => make(self.info()?.len)?,
-        };
-        for _ in 1..GROWTHS {
-            match self.read_into(buffer.as_mut()) {
-                Err(ShmError::OutOfBounds { len, .. }) if len > buffer.as_mut().len() => {
-                    buffer = make(len)?;
-                }
-                Err(error) => return Err(error.into()),
-                Ok(info) => return Ok((buffer, info)),
-            }
-        }
-        // Room for any value of this segment.
-        buffer = make(self.capacity())?;
-        let info = self.read_into(buffer.as_mut())?;
-        Ok((buffer, info))
     }
 
     /// [`Self::read_into`] in as many attempts as a reader has, with a checksum, or with an error.
