@@ -82,7 +82,7 @@ defmodule Snakepit.SharedMemory do
 
   alias Snakepit.SharedMemory.{Lifecycle, Reading, Recommendations, Reconfiguration, Recorder}
   alias Snakepit.SharedMemory.Region
-  alias Snakepit.SharedMemory.{Sessions, Stats, Subscription, Writing}
+  alias Snakepit.SharedMemory.{Batch, Sessions, Stats, Subscription, Writing}
 
   @typedoc "A region's id: its name in shared memory, 1 to 128 of `A-Z a-z 0-9 . _ -`."
   @type id :: String.t()
@@ -311,6 +311,51 @@ defmodule Snakepit.SharedMemory do
   @doc "Like `read/2`, but returns the binary or raises."
   @spec read!(region(), options()) :: binary()
   def read!(region, opts \\ []), do: bang(read(region, opts))
+
+  @doc """
+  Reads many regions in one call: `read/2` of each, in order, with its own answer.
+
+  A call into the library costs as much as a small read; here all mappings, and all regions that were
+  read by id before, together cost one. Takes the options of `read/2`, for all of them; with an option
+  they are read one by one. What is not a list, or an unknown option, is an error of the whole.
+
+      iex> [a, b] = for _ <- 1..2, do: Snakepit.SharedMemory.allocate_region!(4096)
+      iex> Snakepit.SharedMemory.write_many([{a, "left"}, {b, ["ri", "ght"]}])
+      {:ok, [ok: 2, ok: 2]}
+      iex> Snakepit.SharedMemory.read_many([a, b])
+      {:ok, [ok: "left", ok: "right"]}
+      iex> {:ok, [{:ok, "left"}, {:error, error}]} = Snakepit.SharedMemory.read_many([a, "no-such"])
+      iex> error.code
+      :not_found
+      iex> Enum.each([a, b], &Snakepit.SharedMemory.deallocate_region!/1)
+      :ok
+  """
+  @spec read_many([region()], options()) :: result([result(binary())])
+  def read_many(regions, opts \\ []), do: each_noted(Batch.read(regions, opts))
+
+  @doc "Like `read_many/2`, but returns the binaries, or raises the first error."
+  @spec read_many!([region()], options()) :: [binary()]
+  def read_many!(regions, opts \\ []), do: each_bang(read_many(regions, opts))
+
+  @doc """
+  Publishes many values in one call: `write/3` of each `{region, data}`, in order, with its own answer.
+
+  Takes the options of `write/3`, for all of them; with an option they are written one by one. An error of
+  one does not keep the others from being written.
+
+      iex> id = Snakepit.SharedMemory.allocate_region!(4096)
+      iex> {:ok, [ok: 2, error: error]} = Snakepit.SharedMemory.write_many([{id, "value"}, {id, ""}])
+      iex> error.code
+      :out_of_bounds
+      iex> Snakepit.SharedMemory.deallocate_region!(id) == id
+      true
+  """
+  @spec write_many([{region(), iodata()}], options()) :: result([result(version())])
+  def write_many(values, opts \\ []), do: each_noted(Batch.write(values, opts))
+
+  @doc "Like `write_many/2`, but returns the versions, or raises the first error; the others are written."
+  @spec write_many!([{region(), iodata()}], options()) :: [version()]
+  def write_many!(values, opts \\ []), do: each_bang(write_many(values, opts))
 
   @doc """
   Makes the current value the last one: a sealed region can never be written again.
@@ -800,6 +845,15 @@ defmodule Snakepit.SharedMemory do
 
   # What is no span is counted here.
   defp noted(operation, answer), do: noted(Recorder.answered(operation, answer))
+
+  defp each_noted({:ok, answers} = ok) do
+    Enum.each(answers, &noted/1)
+    ok
+  end
+
+  defp each_noted(error), do: noted(error)
+
+  defp each_bang(answer), do: answer |> bang() |> Enum.map(&bang/1)
 
   defp bang({:ok, value}), do: value
   defp bang({:error, error}), do: raise(error)

@@ -195,6 +195,26 @@ defmodule Snakepit.SharedMemory.Native do
   @spec close_reader(reader()) :: answer(:ok)
   def close_reader(_reader), do: stub()
 
+  # -- many at once -------------------------------------------------------------------------
+
+  # Refused while calls are told to others. nil for what is no reader; true when all have a value.
+  @spec read_many([reader() | term()]) ::
+          quick({boolean(), [answer(binary()) | nil]}) | {:error, :traced}
+  def read_many(_readers), do: stub()
+
+  @spec read_many_dirty([reader() | term()]) ::
+          answer({boolean(), [answer(binary()) | nil]}) | {:error, :traced}
+  def read_many_dirty(_readers), do: stub()
+
+  # Of as many of the first as could be written without waiting.
+  @spec write_many([{writer() | term(), term()}]) ::
+          quick([answer(version())]) | {:error, :traced}
+  def write_many(_values), do: stub()
+
+  @spec write_many_dirty([{writer() | term(), term()}]) ::
+          answer([answer(version())]) | {:error, :traced}
+  def write_many_dirty(_values), do: stub()
+
   # -- handles --------------------------------------------------------------------------------
 
   @spec open_handle(map(), String.t()) :: answer(binary())

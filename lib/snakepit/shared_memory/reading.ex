@@ -14,6 +14,10 @@ defmodule Snakepit.SharedMemory.Reading do
 
   @u64 0xFFFF_FFFF_FFFF_FFFF
 
+  @doc "What `read/2` takes."
+  @spec schema() :: Options.schema()
+  def schema, do: @read
+
   @spec read(term(), term()) :: {:ok, binary()} | {:error, Error.t()}
   def read(%Region{reader: reader} = region, []), do: quick(reader, region)
 

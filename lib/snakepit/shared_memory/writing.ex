@@ -16,6 +16,10 @@ defmodule Snakepit.SharedMemory.Writing do
 
   @u64 0xFFFF_FFFF_FFFF_FFFF
 
+  @doc "What `write/3` takes."
+  @spec schema() :: Options.schema()
+  def schema, do: @write
+
   @doc "The options that say what the bytes are."
   @spec description_schema() :: Options.schema()
   def description_schema, do: @described

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod atoms;
+mod batch;
 mod capabilities;
 mod cleanup;
 mod error;

@@ -13,7 +13,7 @@ use crate::terms::json;
 use crate::terms::report::Info;
 
 /// Up to this many bytes a copy stays on a normal scheduler.
-const NORMAL_BYTES: usize = 256 * 1024;
+pub const NORMAL_BYTES: usize = 256 * 1024;
 /// The BEAM keeps binaries up to this size on the process heap, which is cheaper to make.
 const HEAP_BINARY: usize = 64;
 /// A value may grow between asking for its length and copying it; each retry starts from the new length.
@@ -37,7 +37,11 @@ fn read_dirty<'a>(env: Env<'a>, reader: &ReaderResource) -> Answer<Term<'a>> {
 }
 
 /// Straight into the binary: one copy.
-fn read_whole<'a>(env: Env<'a>, reader: &SegmentReader, limit: usize) -> Answer<(Term<'a>, usize)> {
+pub fn read_whole<'a>(
+    env: Env<'a>,
+    reader: &SegmentReader,
+    limit: usize,
+) -> Answer<(Term<'a>, usize)> {
     let mut room = Room::new(env, reader, limit);
     let len = reader.read_to(&mut room)?.len;
     Ok((room.into_term(len), len))

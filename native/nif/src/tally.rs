@@ -127,6 +127,21 @@ impl Meter {
         Self::start(|lane| &lane.writes)
     }
 
+    /// Of a read among others, whose time alone is not known.
+    pub fn untimed_read() -> Option<Self> {
+        let on = ON.load(Relaxed);
+        on.then(|| {
+            let lane = Lane::own();
+            let flow = &lane.reads;
+            let started = None;
+            Self {
+                lane,
+                flow,
+                started,
+            }
+        })
+    }
+
     fn start(flow: impl FnOnce(&'static Lane) -> &'static Flow) -> Option<Self> {
         if !ON.load(Relaxed) {
             return None;

@@ -102,7 +102,7 @@ fn over_budget(budget: Budget) -> Failure {
 
 /// Runs `work` now if it is small and the writer free, or refuses so that the dirty twin is called.
 /// Refuses for good while another process has the exclusive right to write.
-fn locked<T>(
+pub fn locked<T>(
     env: Env<'_>,
     writer: &WriterResource,
     budget: Budget,

@@ -54,7 +54,16 @@ from ._errors import (
     VersionConflictError,
     ViewsAliveError,
 )
-from ._native import Loan, Pin, Reader, Writer, __version__, round_up_capacity
+from ._native import (
+    Loan,
+    Pin,
+    Reader,
+    Writer,
+    __version__,
+    read_many,
+    round_up_capacity,
+    write_many,
+)
 from ._share import release, resolve, share
 from ._types import CleanupItem, CleanupReport, SegmentInfo, ValueInfo
 
@@ -102,11 +111,13 @@ __all__ = [
     "create",
     "inspect",
     "list_segments",
+    "read_many",
     "release",
     "remove",
     "resolve",
     "round_up_capacity",
     "share",
+    "write_many",
 ]
 
 # A child must know that the claims of inherited writers are its parent's.
