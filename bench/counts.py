@@ -1,15 +1,16 @@
-"""Counts the instructions of a read and a write and compares them with the kept counts: `make test-counts`.
+"""Counts the instructions of a read and a write, beside the kept counts: `make test-counts`.
 
-A clock says what a machine did that minute; a count is the same every time, so that a few instructions
-more on the hot path show at once. `valgrind --tool=callgrind` runs the program `counts` twice, and the
-difference between the runs is what so many more operations executed (`bench/rust/src/bin/counts.rs`).
+A clock says what a machine did that minute; a count is the same every time, so that a few
+instructions more on the hot path show at once. `valgrind --tool=callgrind` runs the program
+`counts` twice, and the difference between the runs is what so many more operations executed
+(`bench/rust/src/bin/counts.rs`).
 
     python bench/counts.py          compare with bench/counts.json; exit 1 when a count is worse
     python bench/counts.py --keep   count and keep
 
-What is counted is the vector loop that valgrind's own processor gets: AVX2 where the machine has it
-(valgrind knows no AVX-512), SSE2 elsewhere. Counts of each are kept under their own name. `rep movsb`
-is not among them: valgrind counts it by the piece, not as the one instruction that it is.
+What is counted is the vector loop that valgrind's own processor gets: AVX2 where the machine has
+it (valgrind knows no AVX-512), SSE2 elsewhere. Counts of each are kept under their own name.
+`rep movsb` is not among them: valgrind counts it by the piece, not as the one instruction it is.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "bench" / "counts.json"
 TIMES = 20_000
-"""So many more operations are in the second run: what the runs differ in by chance is below 0.1 of each."""
+"""So many more are in the second run: what the runs differ in by chance is below 0.1 of each."""
 ALLOWED = 0.03
 """A count may be more by this part: compilers differ."""
 
@@ -34,7 +35,7 @@ Counts = dict[str, float]
 
 
 def kind() -> str:
-    """What decides which instructions run: the architecture and the vectors that valgrind offers."""
+    """What decides which instructions run: the architecture and the vectors of valgrind."""
     machine = os.uname().machine
     flags = Path("/proc/cpuinfo").read_text().split()
     return f"{machine}-avx2" if "avx2" in flags else machine
@@ -80,9 +81,7 @@ def count(program: Path) -> Counts:
         sys.exit("there is no operation to count")
     # Without one more of anything: it is the same for all.
     base = executed(program, operations[0], 0)
-    return {
-        name: round((executed(program, name, TIMES) - base) / TIMES, 1) for name in operations
-    }
+    return {name: round((executed(program, name, TIMES) - base) / TIMES, 1) for name in operations}
 
 
 def judge(kept: Counts, found: Counts) -> int:

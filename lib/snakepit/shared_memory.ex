@@ -82,7 +82,7 @@ defmodule Snakepit.SharedMemory do
 
   alias Snakepit.SharedMemory.{Lifecycle, Reading, Recommendations, Reconfiguration, Recorder}
   alias Snakepit.SharedMemory.Region
-  alias Snakepit.SharedMemory.{Batch, Sessions, Stats, Subscription, Writing}
+  alias Snakepit.SharedMemory.{Batch, Buffer, Sessions, Stats, Subscription, Writing}
 
   @typedoc "A region's id: its name in shared memory, 1 to 128 of `A-Z a-z 0-9 . _ -`."
   @type id :: String.t()
@@ -311,6 +311,46 @@ defmodule Snakepit.SharedMemory do
   @doc "Like `read/2`, but returns the binary or raises."
   @spec read!(region(), options()) :: binary()
   def read!(region, opts \\ []), do: bang(read(region, opts))
+
+  @doc """
+  Memory to read large values into again and again: see `Snakepit.SharedMemory.Buffer` and `read_into/3`.
+
+  `size` is the length of the longest value, in bytes.
+
+  Options:
+
+    * `:copies` - values that can be held at a time, 1 to 64. Default: 4
+  """
+  @spec buffer(pos_integer(), options()) :: result(Buffer.t())
+  def buffer(size, opts \\ []), do: noted(Buffer.new(size, opts))
+
+  @doc "Like `buffer/2`, but returns the buffer or raises."
+  @spec buffer!(pos_integer(), options()) :: Buffer.t()
+  def buffer!(size, opts \\ []), do: bang(buffer(size, opts))
+
+  @doc """
+  Copies the current value into memory of a buffer, as a binary that never changes.
+
+  For values of a megabyte and more, read often: a new binary of that length costs more than the copy.
+  A value that is longer than the buffer's `:size`, or that comes while all its `:copies` are in use,
+  becomes a binary of its own. Takes the options of `read/2`, without `:offset` and `:length`.
+
+      iex> id = Snakepit.SharedMemory.allocate_region!(4096)
+      iex> Snakepit.SharedMemory.write!(id, "frame 1")
+      iex> buffer = Snakepit.SharedMemory.buffer!(4096)
+      iex> {:ok, first} = Snakepit.SharedMemory.read_into(id, buffer)
+      iex> Snakepit.SharedMemory.write!(id, "frame 2")
+      iex> {Snakepit.SharedMemory.read_into!(id, buffer), first}
+      {"frame 2", "frame 1"}
+      iex> Snakepit.SharedMemory.deallocate_region!(id) == id
+      true
+  """
+  @spec read_into(region(), Buffer.t(), options()) :: result(binary())
+  def read_into(region, buffer, opts \\ []), do: noted(Buffer.read(region, buffer, opts))
+
+  @doc "Like `read_into/3`, but returns the binary or raises."
+  @spec read_into!(region(), Buffer.t(), options()) :: binary()
+  def read_into!(region, buffer, opts \\ []), do: bang(read_into(region, buffer, opts))
 
   @doc """
   Reads many regions in one call: `read/2` of each, in order, with its own answer.
@@ -847,7 +887,7 @@ defmodule Snakepit.SharedMemory do
   defp noted(operation, answer), do: noted(Recorder.answered(operation, answer))
 
   defp each_noted({:ok, answers} = ok) do
-    Enum.each(answers, &noted/1)
+    for {:error, _error} = failed <- answers, do: noted(failed)
     ok
   end
 

@@ -18,7 +18,7 @@ defmodule Snakepit.SharedMemory.Batch do
   end
 
   defp read_all(regions, []) do
-    readers = Enum.map(regions, &reader/1)
+    readers = for region <- regions, do: reader(region)
 
     case read_natively(readers) do
       {:ok, {true, values}} -> values
@@ -56,14 +56,20 @@ defmodule Snakepit.SharedMemory.Batch do
   defp write_all([], _opts), do: []
 
   defp write_all(values, []) do
-    case write_natively(Enum.map(values, fn {region, data} -> {writer(region), data} end)) do
-      {:ok, answers} ->
+    writers = for {region, _data} <- values, do: writer(region)
+    data = for {_region, data} <- values, do: data
+
+    case write_natively(writers, data) do
+      {:ok, {true, answers}} ->
+        answers
+
+      {:ok, {false, answers}} ->
         {done, left} = Enum.split(values, length(answers))
         named = fn answer, {region, _data} -> written(answer, region) end
         Enum.zip_with(answers, done, named) ++ write_next(left)
 
       {:error, :traced} ->
-        Enum.map(values, fn {region, data} -> Writing.write(region, data, []) end)
+        for {region, data} <- values, do: Writing.write(region, data, [])
     end
   end
 
@@ -76,8 +82,9 @@ defmodule Snakepit.SharedMemory.Batch do
   defp write_next([{region, data} | left]),
     do: [Writing.write(region, data, []) | write_all(left, [])]
 
-  defp write_natively(values) do
-    with {:error, :dirty} <- Native.write_many(values), do: Native.write_many_dirty(values)
+  defp write_natively(writers, data) do
+    with {:error, :dirty} <- Native.write_many(writers, data),
+         do: Native.write_many_dirty(writers, data)
   end
 
   defp writer(%Region{writer: writer}), do: writer
@@ -112,11 +119,11 @@ defmodule Snakepit.SharedMemory.Batch do
   end
 
   defp pairs(values) do
-    case Enum.find(values, &(not match?({_region, _data}, &1))) do
+    case unpaired(values) do
       nil ->
         :ok
 
-      other ->
+      {:not, other} ->
         {:error,
          Error.new(:invalid_argument, "expected {region, data}, got: #{shown(other)}",
            operation: :write_many,
@@ -124,6 +131,10 @@ defmodule Snakepit.SharedMemory.Batch do
          )}
     end
   end
+
+  defp unpaired([{_region, _data} | values]), do: unpaired(values)
+  defp unpaired([]), do: nil
+  defp unpaired([other | _values]), do: {:not, other}
 
   defp shown(term), do: inspect(term, limit: 5, printable_limit: 60)
 end

@@ -206,14 +206,30 @@ defmodule Snakepit.SharedMemory.Native do
           answer({boolean(), [answer(binary()) | nil]}) | {:error, :traced}
   def read_many_dirty(_readers), do: stub()
 
-  # Of as many of the first as could be written without waiting.
-  @spec write_many([{writer() | term(), term()}]) ::
-          quick([answer(version())]) | {:error, :traced}
-  def write_many(_values), do: stub()
+  # Of as many of the first as could be written without waiting; true when all of them are written.
+  @spec write_many([writer() | term()], [term()]) ::
+          quick({boolean(), [answer(version())]}) | {:error, :traced}
+  def write_many(_writers, _values), do: stub()
 
-  @spec write_many_dirty([{writer() | term(), term()}]) ::
-          answer([answer(version())]) | {:error, :traced}
-  def write_many_dirty(_values), do: stub()
+  @spec write_many_dirty([writer() | term()], [term()]) ::
+          answer({boolean(), [answer(version())]}) | {:error, :traced}
+  def write_many_dirty(_writers, _values), do: stub()
+
+  # -- memory that is used again --------------------------------------------------------------
+
+  @type buffer :: reference()
+
+  @spec buffer(pos_integer(), pos_integer()) :: answer(buffer())
+  def buffer(_size, _copies), do: stub()
+
+  @spec read_into(reader(), buffer()) :: quick(binary())
+  def read_into(_reader, _buffer), do: stub()
+
+  @spec read_into_dirty(reader(), buffer()) :: answer(binary())
+  def read_into_dirty(_reader, _buffer), do: stub()
+
+  @spec buffer_pieces(buffer()) :: non_neg_integer()
+  def buffer_pieces(_buffer), do: stub()
 
   # -- handles --------------------------------------------------------------------------------
 

@@ -78,6 +78,37 @@ defmodule Snakepit.SharedMemory.Reading do
     end
   end
 
+  @doc "A whole value, as `read/2` with `:max_age`, and by a way of the caller's: `fun` takes a reader and the id."
+  @spec read_by(term(), term(), (Native.reader(), String.t() -> answer)) ::
+          answer | {:error, Error.t()}
+        when answer: {:ok, binary()} | {:error, Error.t()}
+  def read_by(region, opts, fun) do
+    bytes = fn {:ok, binary} -> byte_size(binary) end
+
+    if Telemetry.enabled?() do
+      Telemetry.span(:read, Target.id(region), bytes, fn -> do_read_by(region, opts, fun) end)
+    else
+      with {:error, error} <- do_read_by(region, opts, fun), do: Recorder.failed(:read, error)
+    end
+  end
+
+  defp do_read_by(region, opts, fun) do
+    schema = Keyword.take(@read, [:max_age]) ++ Target.schema()
+
+    with {:ok, options} <- Options.validate(opts, schema, :read),
+         {:ok, target} <- Target.resolve(region, options, :read) do
+      case region do
+        %{"__snakepit_shm__" => _} ->
+          {:error, Target.not_a_region(region, :read)}
+
+        _ ->
+          with_reader(region, target, :read, fn reader ->
+            with :ok <- fresh(reader, options.max_age, target.id), do: fun.(reader, target.id)
+          end)
+      end
+    end
+  end
+
   defp read_from(reader, id, %{max_age: max_age} = options) do
     with :ok <- fresh(reader, max_age, id) do
       case options do

@@ -17,17 +17,23 @@ use crate::writer::locked;
 
 /// So many items at most are a normal scheduler's: some hundred nanoseconds each.
 const NORMAL_ITEMS: usize = 2048;
+/// What is made room for at once.
+const ROOM: usize = 128;
 
-fn items<'a>(list: Term<'a>, limit: usize) -> Answer<Vec<Term<'a>>> {
-    // What is no list has no items; Elixir has looked before.
-    let Ok(list) = list.decode::<ListIterator<'a>>() else {
-        return Ok(Vec::new());
-    };
-    let items: Vec<Term<'a>> = list.take(limit.saturating_add(1)).collect();
-    if items.len() > limit {
-        return Err(Failure::Dirty);
-    }
-    Ok(items)
+/// The items of a list, within the limit; what is no list has none, for Elixir has looked before.
+fn items<'a>(list: Term<'a>, limit: usize) -> impl Iterator<Item = Answer<Term<'a>>> {
+    let items = list.decode::<ListIterator<'a>>();
+    items
+        .into_iter()
+        .flatten()
+        .enumerate()
+        .map(move |(at, item)| {
+            if at < limit {
+                Ok(item)
+            } else {
+                Err(Failure::Dirty)
+            }
+        })
 }
 
 /// The values of readers, in order, as `{:ok, binary}` or `{:error, _}`; `nil` for what is no reader.
@@ -35,26 +41,28 @@ fn items<'a>(list: Term<'a>, limit: usize) -> Answer<Vec<Term<'a>>> {
 #[rustler::nif]
 fn read_many<'a>(env: Env<'a>, readers: Term<'a>) -> Answer<(bool, Vec<Term<'a>>)> {
     check_untraced()?;
-    read_all(env, &items(readers, NORMAL_ITEMS)?, NORMAL_BYTES)
+    read_all(env, readers, NORMAL_BYTES, NORMAL_ITEMS)
 }
 
 #[rustler::nif(schedule = "DirtyCpu")]
 fn read_many_dirty<'a>(env: Env<'a>, readers: Term<'a>) -> Answer<(bool, Vec<Term<'a>>)> {
     check_untraced()?;
-    read_all(env, &items(readers, usize::MAX)?, usize::MAX)
+    read_all(env, readers, usize::MAX, usize::MAX)
 }
 
 fn read_all<'a>(
     env: Env<'a>,
-    readers: &[Term<'a>],
+    readers: Term<'a>,
     mut left: usize,
+    limit: usize,
 ) -> Answer<(bool, Vec<Term<'a>>)> {
-    let mut answers = Vec::with_capacity(readers.len());
+    let ok = rustler::types::atom::ok();
+    let mut answers = Vec::with_capacity(ROOM);
     // Counted when it is certain that the values are answered: what turns out to be too much is read again.
-    let mut counted = Vec::with_capacity(readers.len());
+    let mut counted = Vec::with_capacity(ROOM);
     let mut all = true;
-    for term in readers {
-        let Ok(reader) = term.decode::<&ReaderResource>() else {
+    for term in items(readers, limit) {
+        let Ok(reader) = term?.decode::<&ReaderResource>() else {
             answers.push(atoms::nil().encode(env));
             all = false;
             continue;
@@ -63,7 +71,7 @@ fn read_all<'a>(
             Ok((value, bytes)) => {
                 left -= bytes.min(left);
                 counted.push((reader, bytes));
-                answers.push((rustler::types::atom::ok(), value).encode(env));
+                answers.push((ok, value).encode(env));
             }
             Err(Failure::Dirty) => return Err(Failure::Dirty),
             Err(failure) => {
@@ -78,42 +86,57 @@ fn read_all<'a>(
     Ok((all, answers))
 }
 
-/// Publishes plain values, `{writer, iodata}`, in order; the answers, `{:ok, version}` or `{:error, _}`,
-/// of as many as could be done without waiting. The next one then needs a call of its own.
+/// Publishes plain values, each by its writer, in order; the answers, `{:ok, version}` or `{:error, _}`,
+/// of as many as could be done without waiting. The next one then needs a call of its own. `{true, answers}`
+/// when all of them are written.
 #[rustler::nif]
-fn write_many<'a>(env: Env<'a>, items: Term<'a>) -> Answer<Vec<Term<'a>>> {
+fn write_many<'a>(
+    env: Env<'a>,
+    writers: Term<'a>,
+    values: Term<'a>,
+) -> Answer<(bool, Vec<Term<'a>>)> {
     check_untraced()?;
-    write_all(env, items, Budget::NORMAL, NORMAL_ITEMS)
+    write_all(env, writers, values, Budget::NORMAL, NORMAL_ITEMS)
 }
 
 #[rustler::nif(schedule = "DirtyCpu")]
-fn write_many_dirty<'a>(env: Env<'a>, items: Term<'a>) -> Answer<Vec<Term<'a>>> {
+fn write_many_dirty<'a>(
+    env: Env<'a>,
+    writers: Term<'a>,
+    values: Term<'a>,
+) -> Answer<(bool, Vec<Term<'a>>)> {
     check_untraced()?;
-    write_all(env, items, Budget::DIRTY, usize::MAX)
+    write_all(env, writers, values, Budget::DIRTY, usize::MAX)
 }
 
 fn write_all<'a>(
     env: Env<'a>,
-    list: Term<'a>,
+    writers: Term<'a>,
+    values: Term<'a>,
     budget: Budget,
     limit: usize,
-) -> Answer<Vec<Term<'a>>> {
+) -> Answer<(bool, Vec<Term<'a>>)> {
     // Before the first of them is written it must be certain that they are not too much.
     let mut left = budget;
-    let mut values = Vec::new();
-    for item in items(list, limit)? {
-        let Ok((writer, data)) = item.decode::<(&WriterResource, Term<'a>)>() else {
+    let mut all = true;
+    let mut found = Vec::with_capacity(ROOM);
+    for (writer, data) in items(writers, limit).zip(items(values, limit)) {
+        let (Ok(writer), data) = (writer?.decode::<&WriterResource>(), data?) else {
+            all = false;
             break;
         };
         match Value::of(data, writer.capacity(), &mut left) {
-            Ok(value) => values.push((writer, value)),
+            Ok(value) => found.push((writer, value)),
             Err(Refusal::OverBudget) if !budget.dirty() => return Err(Failure::Dirty),
             // Not iodata, too long: for a call of its own to say.
-            Err(_) => break,
+            Err(_) => {
+                all = false;
+                break;
+            }
         }
     }
-    let mut answers = Vec::with_capacity(values.len());
-    for (writer, value) in values {
+    let mut answers = Vec::with_capacity(found.len());
+    for (writer, value) in found {
         let len = value.len();
         let meter = Meter::write();
         let written = locked(env, writer, budget, len, |segment| {
@@ -122,17 +145,23 @@ fn write_all<'a>(
             Ok(version)
         });
         match written {
-            Err(Failure::Dirty) => break,
-            answer => answers.push(answer.encode(env)),
+            Err(Failure::Dirty) => {
+                all = false;
+                break;
+            }
+            answer => {
+                all &= answer.is_ok();
+                answers.push(answer.encode(env));
+            }
         }
     }
-    Ok(answers)
+    Ok((all, answers))
 }
 
 /// What is to be written.
 enum Value<'a> {
     Whole(Binary<'a>),
-    Pieces(Fragments<'a>),
+    Pieces(Box<Fragments<'a>>),
 }
 
 impl<'a> Value<'a> {
@@ -143,7 +172,7 @@ impl<'a> Value<'a> {
             Err(_) => {
                 let pieces = Fragments::collect(data, capacity, *left)?;
                 left.cells -= pieces.cells();
-                Self::Pieces(pieces)
+                Self::Pieces(Box::new(pieces))
             }
         };
         left.bytes -= value.len();

@@ -13,6 +13,7 @@
 
 mod atoms;
 mod batch;
+mod buffer;
 mod capabilities;
 mod cleanup;
 mod error;

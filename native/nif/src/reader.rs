@@ -158,7 +158,7 @@ fn copied<'a>(
 }
 
 /// Makes the binary that is being filled.
-struct Room<'a, 'r> {
+pub struct Room<'a, 'r> {
     env: Env<'a>,
     reader: &'r SegmentReader,
     limit: usize,
@@ -172,7 +172,7 @@ enum Fresh<'a> {
 }
 
 impl<'a, 'r> Room<'a, 'r> {
-    fn new(env: Env<'a>, reader: &'r SegmentReader, limit: usize) -> Self {
+    pub fn new(env: Env<'a>, reader: &'r SegmentReader, limit: usize) -> Self {
         let binary = Fresh::None;
         Self {
             env,
@@ -183,7 +183,7 @@ impl<'a, 'r> Room<'a, 'r> {
     }
 
     /// The binary, cut to what was filled.
-    fn into_term(self, filled: usize) -> Term<'a> {
+    pub fn into_term(self, filled: usize) -> Term<'a> {
         let env = self.env;
         let (whole, len): (Term<'a>, usize) = match self.binary {
             Fresh::None => (NewBinary::new(env, 0).into(), 0),

@@ -88,7 +88,7 @@ defmodule Snakepit.SharedMemory.BatchTest do
     values = for i <- 1..5, do: :binary.copy(<<i>>, 131_072)
     readers = Enum.map(regions, & &1.reader)
 
-    assert Native.write_many(Enum.zip(Enum.map(regions, & &1.writer), values)) == {:error, :dirty}
+    assert Native.write_many(Enum.map(regions, & &1.writer), values) == {:error, :dirty}
     assert Enum.map(readers, &Native.reader_version/1) == List.duplicate({:ok, 0}, 5)
     assert SharedMemory.write_many!(Enum.zip(regions, values)) == List.duplicate(2, 5)
     assert Native.read_many(readers) == {:error, :dirty}
@@ -97,7 +97,10 @@ defmodule Snakepit.SharedMemory.BatchTest do
     # So do many: one region, five thousand times.
     region = mapped(place)
     many = List.duplicate(region, 5000)
-    assert Native.write_many(Enum.map(many, &{&1.writer, "x"})) == {:error, :dirty}
+
+    assert Native.write_many(Enum.map(many, & &1.writer), List.duplicate("x", 5000)) ==
+             {:error, :dirty}
+
     assert SharedMemory.write_many!(Enum.map(many, &{&1, "x"})) == Enum.map(1..5000, &(2 * &1))
     assert SharedMemory.read_many!(many) == List.duplicate("x", 5000)
 

@@ -51,6 +51,21 @@ pub(crate) unsafe fn six_words(src: *const u8) -> [u64; 6] {
     unsafe { machine_six_words(src) }
 }
 
+/// The ways to copy that this processor has, by name, and `copy`, which chooses among them; each for two
+/// slices of one length of at least 64. To be measured, not to be used.
+#[cfg(feature = "measure")]
+pub fn measured() -> Vec<(&'static str, fn(&mut [u8], &[u8]))> {
+    fn chosen(to: &mut [u8], from: &[u8]) {
+        assert_eq!(to.len(), from.len());
+        // SAFETY: private memory of that length, apart.
+        unsafe { copy(to.as_mut_ptr(), from.as_ptr(), from.len()) }
+    }
+    let mut all: Vec<(&'static str, fn(&mut [u8], &[u8]))> = vec![("copy", chosen)];
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    all.extend(x86_64::measured());
+    all
+}
+
 /// Zeroes `len` bytes of shared memory; cannot be optimised away.
 ///
 /// # Safety

@@ -233,16 +233,111 @@ vector_loop!(avx512, 64, "vmovups", "vmovaps", "zmm", "vzeroupper");
 vector_loop!(avx2, 32, "vmovups", "vmovaps", "ymm", "vzeroupper");
 vector_loop!(sse2, 16, "movups", "movaps", "xmm", "");
 
-/// Every loop that this processor can run, for the tests.
-#[cfg(test)]
-pub(super) fn loops() -> Vec<unsafe fn(*mut u8, *const u8, usize)> {
-    let mut all: Vec<unsafe fn(*mut u8, *const u8, usize)> = vec![sse2, rep_movsb];
+/// The loop over AVX2 or AVX-512 vectors with stores that go past the caches. They must not be seen after
+/// what follows, which `sfence` sees to: the seqlock's fences say nothing about such stores.
+#[cfg(any(test, feature = "measure"))]
+macro_rules! streaming_loop {
+    ($name:ident, $width:literal, $load:literal, $stream:literal, $reg:literal) => {
+        /// # Safety
+        ///
+        /// As for [`super::copy`]; `len >= 64`, and the processor has the instructions.
+        unsafe fn $name(dst: *mut u8, src: *const u8, len: usize) {
+            let head = $width - (dst as usize & ($width - 1));
+            // SAFETY: as for the loops above.
+            unsafe {
+                asm!(
+                    concat!($load, " ", $reg, "0, [{s}]"),
+                    concat!($load, " [{t}], ", $reg, "0"),
+                    "add {s}, {h}", "add {t}, {h}", "sub {n}, {h}",
+                    concat!("sub {n}, 4*", $width), "jb 3f",
+                    ".p2align 4",
+                    "2:",
+                    concat!($load, " ", $reg, "0, [{s}]"),
+                    concat!($load, " ", $reg, "1, [{s} + ", $width, "]"),
+                    concat!($load, " ", $reg, "2, [{s} + 2*", $width, "]"),
+                    concat!($load, " ", $reg, "3, [{s} + 3*", $width, "]"),
+                    concat!("add {s}, 4*", $width),
+                    concat!($stream, " [{t}], ", $reg, "0"),
+                    concat!($stream, " [{t} + ", $width, "], ", $reg, "1"),
+                    concat!($stream, " [{t} + 2*", $width, "], ", $reg, "2"),
+                    concat!($stream, " [{t} + 3*", $width, "], ", $reg, "3"),
+                    concat!("add {t}, 4*", $width),
+                    concat!("sub {n}, 4*", $width), "jae 2b",
+                    "3:",
+                    concat!("add {n}, 3*", $width), "jnc 4f",
+                    "5:",
+                    concat!($load, " ", $reg, "0, [{s}]"),
+                    concat!("add {s}, ", $width),
+                    concat!($load, " [{t}], ", $reg, "0"),
+                    concat!("add {t}, ", $width),
+                    concat!("sub {n}, ", $width), "jae 5b",
+                    "4:",
+                    concat!($load, " ", $reg, "0, [{s} + {n}]"),
+                    concat!($load, " [{t} + {n}], ", $reg, "0"),
+                    "sfence",
+                    "vzeroupper",
+                    s = inout(reg) src => _, t = inout(reg) dst => _, n = inout(reg) len => _,
+                    h = in(reg) head,
+                    out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
+                    options(nostack)
+                );
+            }
+        }
+    };
+}
+
+#[cfg(any(test, feature = "measure"))]
+streaming_loop!(avx512_streaming, 64, "vmovups", "vmovntps", "zmm");
+#[cfg(any(test, feature = "measure"))]
+streaming_loop!(avx2_streaming, 32, "vmovups", "vmovntps", "ymm");
+
+#[cfg(any(test, feature = "measure"))]
+type Loop = unsafe fn(*mut u8, *const u8, usize);
+
+/// Every loop that this processor can run, by name.
+#[cfg(any(test, feature = "measure"))]
+fn named() -> Vec<(&'static str, Loop)> {
+    let mut all: Vec<(&'static str, Loop)> = vec![("sse2", sse2), ("rep_movsb", rep_movsb)];
     let level = detect() & !ERMS;
     if level >= AVX2 {
-        all.push(avx2);
+        all.extend([("avx2", avx2 as Loop), ("avx2_streaming", avx2_streaming)]);
     }
     if level >= AVX512 {
-        all.push(avx512);
+        all.extend([
+            ("avx512", avx512 as Loop),
+            ("avx512_streaming", avx512_streaming),
+        ]);
     }
     all
+}
+
+/// The same for the tests.
+#[cfg(test)]
+pub(super) fn loops() -> Vec<Loop> {
+    named().into_iter().map(|(_, copy)| copy).collect()
+}
+
+/// The same for `bench/`.
+#[cfg(feature = "measure")]
+pub(super) fn measured() -> Vec<(&'static str, fn(&mut [u8], &[u8]))> {
+    macro_rules! safely {
+        ($name:ident) => {{
+            fn run(to: &mut [u8], from: &[u8]) {
+                assert!(to.len() == from.len() && to.len() >= 64);
+                // SAFETY: private memory of that length, apart; only those of `named` are used.
+                unsafe { $name(to.as_mut_ptr(), from.as_ptr(), from.len()) }
+            }
+            (stringify!($name), run as fn(&mut [u8], &[u8]))
+        }};
+    }
+    let all = [
+        safely!(sse2),
+        safely!(rep_movsb),
+        safely!(avx2),
+        safely!(avx2_streaming),
+        safely!(avx512),
+        safely!(avx512_streaming),
+    ];
+    let has = |name| named().iter().any(|(known, _)| *known == name);
+    all.into_iter().filter(|(name, _)| has(*name)).collect()
 }

@@ -385,9 +385,7 @@ def read_many(
     readers: Iterable[Reader], *, return_exceptions: Literal[False] = False
 ) -> list[bytes]: ...
 @overload
-def read_many(
-    readers: Iterable[Reader], *, return_exceptions: bool
-) -> list[bytes | Exception]:
+def read_many(readers: Iterable[Reader], *, return_exceptions: bool) -> list[bytes | Exception]:
     """Copies of the values of many readers, in order: ``Reader.read`` of each, in one call.
 
     From 256 KiB on a value is copied without the GIL.
