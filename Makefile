@@ -9,7 +9,7 @@ export LC_ALL := C.UTF-8
 export ELIXIR_ERL_OPTIONS := +fnu
 
 .PHONY: help setup demo test bench bench-check faults chaos lint fmt clean doc \
-        test-rust test-loom test-elixir test-python test-interop test-readme test-demo test-chaos test-trixie
+        test-rust test-counts test-loom test-elixir test-python test-interop test-readme test-demo test-chaos test-trixie
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ test: setup ## Everything that proves it right: lint, all tests, nothing left be
 
 test-rust: setup ## Rust unit, property, cross-process and doc tests
 	@scripts/test.sh rust
+
+test-counts: setup ## The instructions of a read and a write beside the kept counts (COUNTS_ARGS=--keep keeps them)
+	@$(if $(COUNTS_ARGS),.venv/bin/python bench/counts.py $(COUNTS_ARGS),scripts/test.sh counts)
 
 test-loom: setup ## The protocol under every interleaving that loom can find
 	@scripts/test.sh loom

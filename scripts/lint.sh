@@ -46,7 +46,7 @@ check "ruff format" ruff format --quiet --check native/python scripts examples t
 check "mypy" in_package mypy
 check "stubtest" in_package python -m mypy.stubtest --mypy-config-file pyproject.toml snakepit_shm
 check "unsafe policy" scripts/unsafe_policy.sh
-check "bench gate" python -m unittest discover --quiet --start-directory bench --pattern "test_check.py"
+check "bench gates" python -m unittest discover --quiet --start-directory bench --pattern "test_*.py"
 check "named tests" python scripts/named_tests.py docs/faults.md docs/requirements.md
 check "shell syntax" bash -n scripts/*.sh .ci/run
 

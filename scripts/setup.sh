@@ -69,6 +69,16 @@ ensure_packages() {
     "Is another program of that name first on the PATH? PYTHON=... says which Python to use."
 }
 
+# Wanted, but nothing else waits for it: `make test` counts instructions with it, and says when it cannot.
+ensure_valgrind() {
+  have valgrind && return
+  stamped valgrind missing && return
+  # In a shell of its own, for what is missing there ends it.
+  (install_packages valgrind) && have valgrind && return
+  note "valgrind is not here: make test will not count instructions"
+  stamp valgrind missing
+}
+
 # --- Rust -----------------------------------------------------------------------------------------------------------
 
 ensure_rust() {
@@ -149,6 +159,7 @@ ensure_app() {
 }
 
 ensure_packages
+ensure_valgrind
 ensure_rust
 ensure_venv
 ensure_python_tools

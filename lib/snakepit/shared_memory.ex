@@ -90,7 +90,7 @@ defmodule Snakepit.SharedMemory do
   }
 
   alias Snakepit.SharedMemory.Region
-  alias Snakepit.SharedMemory.{Sessions, Stats, Subscription, Writing}
+  alias Snakepit.SharedMemory.{Batch, Buffer, Sessions, Stats, Subscription, Writing}
 
   @typedoc "A region's id: its name in shared memory, 1 to 128 of `A-Z a-z 0-9 . _ -`."
   @type id :: String.t()
@@ -334,6 +334,91 @@ defmodule Snakepit.SharedMemory do
   @doc "Like `read/2`, but returns the binary or raises."
   @spec read!(region(), options()) :: binary()
   def read!(region, opts \\ []), do: bang(read(region, opts))
+
+  @doc """
+  Memory to read large values into again and again: see `Snakepit.SharedMemory.Buffer` and `read_into/3`.
+
+  `size` is the length of the longest value, in bytes.
+
+  Options:
+
+    * `:copies` - values that can be held at a time, 1 to 64. Default: 4
+  """
+  @spec buffer(pos_integer(), options()) :: result(Buffer.t())
+  def buffer(size, opts \\ []), do: noted(Buffer.new(size, opts))
+
+  @doc "Like `buffer/2`, but returns the buffer or raises."
+  @spec buffer!(pos_integer(), options()) :: Buffer.t()
+  def buffer!(size, opts \\ []), do: bang(buffer(size, opts))
+
+  @doc """
+  Copies the current value into memory of a buffer, as a binary that never changes.
+
+  For values of a megabyte and more, read often: a new binary of that length costs more than the copy.
+  A value that is longer than the buffer's `:size`, or that comes while all its `:copies` are in use,
+  becomes a binary of its own. Takes the options of `read/2`, without `:offset` and `:length`.
+
+      iex> id = Snakepit.SharedMemory.allocate_region!(4096)
+      iex> Snakepit.SharedMemory.write!(id, "frame 1")
+      iex> buffer = Snakepit.SharedMemory.buffer!(4096)
+      iex> {:ok, first} = Snakepit.SharedMemory.read_into(id, buffer)
+      iex> Snakepit.SharedMemory.write!(id, "frame 2")
+      iex> {Snakepit.SharedMemory.read_into!(id, buffer), first}
+      {"frame 2", "frame 1"}
+      iex> Snakepit.SharedMemory.deallocate_region!(id) == id
+      true
+  """
+  @spec read_into(region(), Buffer.t(), options()) :: result(binary())
+  def read_into(region, buffer, opts \\ []), do: noted(Buffer.read(region, buffer, opts))
+
+  @doc "Like `read_into/3`, but returns the binary or raises."
+  @spec read_into!(region(), Buffer.t(), options()) :: binary()
+  def read_into!(region, buffer, opts \\ []), do: bang(read_into(region, buffer, opts))
+
+  @doc """
+  Reads many regions in one call: `read/2` of each, in order, with its own answer.
+
+  A call into the library costs as much as a small read; here all mappings, and all regions that were
+  read by id before, together cost one. Takes the options of `read/2`, for all of them; with an option
+  they are read one by one. What is not a list, or an unknown option, is an error of the whole.
+
+      iex> [a, b] = for _ <- 1..2, do: Snakepit.SharedMemory.allocate_region!(4096)
+      iex> Snakepit.SharedMemory.write_many([{a, "left"}, {b, ["ri", "ght"]}])
+      {:ok, [ok: 2, ok: 2]}
+      iex> Snakepit.SharedMemory.read_many([a, b])
+      {:ok, [ok: "left", ok: "right"]}
+      iex> {:ok, [{:ok, "left"}, {:error, error}]} = Snakepit.SharedMemory.read_many([a, "no-such"])
+      iex> error.code
+      :not_found
+      iex> Enum.each([a, b], &Snakepit.SharedMemory.deallocate_region!/1)
+      :ok
+  """
+  @spec read_many([region()], options()) :: result([result(binary())])
+  def read_many(regions, opts \\ []), do: each_noted(Batch.read(regions, opts))
+
+  @doc "Like `read_many/2`, but returns the binaries, or raises the first error."
+  @spec read_many!([region()], options()) :: [binary()]
+  def read_many!(regions, opts \\ []), do: each_bang(read_many(regions, opts))
+
+  @doc """
+  Publishes many values in one call: `write/3` of each `{region, data}`, in order, with its own answer.
+
+  Takes the options of `write/3`, for all of them; with an option they are written one by one. An error of
+  one does not keep the others from being written.
+
+      iex> id = Snakepit.SharedMemory.allocate_region!(4096)
+      iex> {:ok, [ok: 2, error: error]} = Snakepit.SharedMemory.write_many([{id, "value"}, {id, ""}])
+      iex> error.code
+      :out_of_bounds
+      iex> Snakepit.SharedMemory.deallocate_region!(id) == id
+      true
+  """
+  @spec write_many([{region(), iodata()}], options()) :: result([result(version())])
+  def write_many(values, opts \\ []), do: each_noted(Batch.write(values, opts))
+
+  @doc "Like `write_many/2`, but returns the versions, or raises the first error; the others are written."
+  @spec write_many!([{region(), iodata()}], options()) :: [version()]
+  def write_many!(values, opts \\ []), do: each_bang(write_many(values, opts))
 
   @doc """
   Makes the current value the last one: a sealed region can never be written again.
@@ -847,6 +932,15 @@ defmodule Snakepit.SharedMemory do
 
   # What is no span is counted here.
   defp noted(operation, answer), do: noted(Recorder.answered(operation, answer))
+
+  defp each_noted({:ok, answers} = ok) do
+    for {:error, _error} = failed <- answers, do: noted(failed)
+    ok
+  end
+
+  defp each_noted(error), do: noted(error)
+
+  defp each_bang(answer), do: answer |> bang() |> Enum.map(&bang/1)
 
   defp bang({:ok, value}), do: value
   defp bang({:error, error}), do: raise(error)

@@ -115,6 +115,10 @@ defmodule Snakepit.SharedMemory.Native do
   @spec write(writer(), iodata(), descriptor()) :: quick(version())
   def write(_writer, _data, _descriptor), do: stub()
 
+  # Refused while calls are told to others; of plain bytes.
+  @spec write_quick(writer(), iodata()) :: quick(version()) | {:error, :traced}
+  def write_quick(_writer, _data), do: stub()
+
   @spec write_dirty(writer(), iodata(), descriptor()) :: answer(version())
   def write_dirty(_writer, _data, _descriptor), do: stub()
 
@@ -161,6 +165,10 @@ defmodule Snakepit.SharedMemory.Native do
   @spec read(reader()) :: quick(binary())
   def read(_reader), do: stub()
 
+  # Refused while calls are told to others.
+  @spec read_quick(reader()) :: quick(binary()) | {:error, :traced}
+  def read_quick(_reader), do: stub()
+
   @spec read_dirty(reader()) :: answer(binary())
   def read_dirty(_reader), do: stub()
 
@@ -193,6 +201,42 @@ defmodule Snakepit.SharedMemory.Native do
 
   @spec close_reader(reader()) :: answer(:ok)
   def close_reader(_reader), do: stub()
+
+  # -- many at once -------------------------------------------------------------------------
+
+  # Refused while calls are told to others. nil for what is no reader; true when all have a value.
+  @spec read_many([reader() | term()]) ::
+          quick({boolean(), [answer(binary()) | nil]}) | {:error, :traced}
+  def read_many(_readers), do: stub()
+
+  @spec read_many_dirty([reader() | term()]) ::
+          answer({boolean(), [answer(binary()) | nil]}) | {:error, :traced}
+  def read_many_dirty(_readers), do: stub()
+
+  # Of as many of the first as could be written without waiting; true when all of them are written.
+  @spec write_many([writer() | term()], [term()]) ::
+          quick({boolean(), [answer(version())]}) | {:error, :traced}
+  def write_many(_writers, _values), do: stub()
+
+  @spec write_many_dirty([writer() | term()], [term()]) ::
+          answer({boolean(), [answer(version())]}) | {:error, :traced}
+  def write_many_dirty(_writers, _values), do: stub()
+
+  # -- memory that is used again --------------------------------------------------------------
+
+  @type buffer :: reference()
+
+  @spec buffer(pos_integer(), pos_integer()) :: answer(buffer())
+  def buffer(_size, _copies), do: stub()
+
+  @spec read_into(reader(), buffer()) :: quick(binary())
+  def read_into(_reader, _buffer), do: stub()
+
+  @spec read_into_dirty(reader(), buffer()) :: answer(binary())
+  def read_into_dirty(_reader, _buffer), do: stub()
+
+  @spec buffer_pieces(buffer()) :: non_neg_integer()
+  def buffer_pieces(_buffer), do: stub()
 
   # -- handles --------------------------------------------------------------------------------
 
@@ -279,6 +323,9 @@ defmodule Snakepit.SharedMemory.Native do
 
   @spec monitor(boolean()) :: :ok
   def monitor(_on), do: stub()
+
+  @spec trace(boolean()) :: :ok
+  def trace(_on), do: stub()
 
   @spec tick() :: :ok
   def tick, do: stub()

@@ -1,7 +1,7 @@
 defmodule Snakepit.SharedMemory.Reading do
   @moduledoc false
   # Bytes out. Everything here runs in the caller; the first clauses are the hot path and do nothing
-  # but the NIF call.
+  # but the NIF call. Whatever is not a value on the spot goes the whole way.
 
   alias Snakepit.SharedMemory.{Access, Error, Native, Options, Recorder, Region, Registry}
   alias Snakepit.SharedMemory.{Table, Target, Telemetry}
@@ -14,8 +14,40 @@ defmodule Snakepit.SharedMemory.Reading do
 
   @u64 0xFFFF_FFFF_FFFF_FFFF
 
+  @doc "What `read/2` takes."
+  @spec schema() :: Options.schema()
+  def schema, do: @read
+
   @spec read(term(), term()) :: {:ok, binary()} | {:error, Error.t()}
-  def read(region, opts) do
+  def read(%Region{reader: reader} = region, []), do: quick(reader, region)
+
+  def read(id, []) when is_binary(id) do
+    case Table.reader(id) do
+      nil -> read_wholly(id, [])
+      reader -> quick(reader, id)
+    end
+  end
+
+  def read(region, opts), do: read_wholly(region, opts)
+
+  defp quick(reader, region) do
+    # The NIF library has counted what succeeded.
+    case Native.read_quick(reader) do
+      {:ok, _binary} = ok -> ok
+      {:error, refused} when is_atom(refused) -> read_wholly(region, [])
+      error -> Recorder.failed(:read, failure(error, region))
+    end
+  rescue
+    # A mapping that was put together by hand: it is looked at no closer than that on this path.
+    ArgumentError -> read_wholly(region, [])
+  end
+
+  defp failure(error, region) do
+    {:error, error} = Error.wrap(error, :read, Target.id(region))
+    error
+  end
+
+  defp read_wholly(region, opts) do
     if Telemetry.enabled?() do
       bytes = fn {:ok, binary} -> byte_size(binary) end
       Telemetry.span(:read, Target.id(region), bytes, fn -> do_read(region, opts) end)
@@ -46,6 +78,37 @@ defmodule Snakepit.SharedMemory.Reading do
     end
   end
 
+  @doc "A whole value, as `read/2` with `:max_age`, and by a way of the caller's: `fun` takes a reader and the id."
+  @spec read_by(term(), term(), (Native.reader(), String.t() -> answer)) ::
+          answer | {:error, Error.t()}
+        when answer: {:ok, binary()} | {:error, Error.t()}
+  def read_by(region, opts, fun) do
+    bytes = fn {:ok, binary} -> byte_size(binary) end
+
+    if Telemetry.enabled?() do
+      Telemetry.span(:read, Target.id(region), bytes, fn -> do_read_by(region, opts, fun) end)
+    else
+      with {:error, error} <- do_read_by(region, opts, fun), do: Recorder.failed(:read, error)
+    end
+  end
+
+  defp do_read_by(region, opts, fun) do
+    schema = Keyword.take(@read, [:max_age]) ++ Target.schema()
+
+    with {:ok, options} <- Options.validate(opts, schema, :read),
+         {:ok, target} <- Target.resolve(region, options, :read) do
+      case region do
+        %{"__snakepit_shm__" => _} ->
+          {:error, Target.not_a_region(region, :read)}
+
+        _ ->
+          with_reader(region, target, :read, fn reader ->
+            with :ok <- fresh(reader, options.max_age, target.id), do: fun.(reader, target.id)
+          end)
+      end
+    end
+  end
+
   defp read_from(reader, id, %{max_age: max_age} = options) do
     with :ok <- fresh(reader, max_age, id) do
       case options do
@@ -68,7 +131,6 @@ defmodule Snakepit.SharedMemory.Reading do
       error -> Error.wrap(error, :read, id)
     end
   rescue
-    # A mapping that was put together by hand: it is looked at no closer than that on this path.
     ArgumentError -> {:error, Target.not_a_region(reader, :read)}
   end
 

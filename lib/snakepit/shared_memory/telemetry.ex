@@ -56,7 +56,7 @@ defmodule Snakepit.SharedMemory.Telemetry do
   | `[:health, :checked]` | `duration` (native units), `warnings`, `critical` (counts) | `namespace`, `source`: `:monitor` or `:call`, `status`, `report` as from `health_check/1` |
   """
 
-  alias Snakepit.SharedMemory.Recorder
+  alias Snakepit.SharedMemory.{Native, Recorder}
   alias Snakepit.SharedMemory.Telemetry.Outbox
 
   # Called only when it is loaded.
@@ -99,12 +99,22 @@ defmodule Snakepit.SharedMemory.Telemetry do
   @spec setup(boolean()) :: :ok
   def setup(wanted? \\ true) do
     loaded? = Code.ensure_loaded?(:telemetry) and function_exported?(:telemetry, :execute, 3)
-    :persistent_term.put(@key, wanted? and loaded?)
+    tell(wanted? and loaded?)
   end
 
   @doc false
   @spec forget() :: boolean()
-  def forget, do: :persistent_term.erase(@key)
+  def forget do
+    tell(false)
+    :persistent_term.erase(@key)
+  end
+
+  # The NIF library is told too: a read that had to look here would take a tenth longer. It is not
+  # loaded for this alone.
+  defp tell(on?) do
+    if on? or enabled?(), do: :ok = Native.trace(on?)
+    :persistent_term.put(@key, on?)
+  end
 
   @doc "Whether events are emitted at all."
   @spec enabled?() :: boolean()

@@ -1,7 +1,7 @@
 defmodule Snakepit.SharedMemory.Writing do
   @moduledoc false
   # Bytes in, and the seal that ends it. Everything here runs in the caller; the first clauses are
-  # the hot path and do nothing but the NIF call.
+  # the hot path and do nothing but the NIF call. Whatever is no plain write goes the whole way.
 
   alias Snakepit.SharedMemory.{Dtype, Error, History, Native, Options, Recorder, Region}
   alias Snakepit.SharedMemory.{Table, Target, Telemetry}
@@ -16,12 +16,45 @@ defmodule Snakepit.SharedMemory.Writing do
 
   @u64 0xFFFF_FFFF_FFFF_FFFF
 
+  @doc "What `write/3` takes."
+  @spec schema() :: Options.schema()
+  def schema, do: @write
+
   @doc "The options that say what the bytes are."
   @spec description_schema() :: Options.schema()
   def description_schema, do: @described
 
   @spec write(term(), term(), term()) :: {:ok, non_neg_integer()} | {:error, Error.t()}
-  def write(region, data, opts) do
+  def write(%Region{writer: writer} = region, data, []) when writer != nil do
+    quick(writer, region, data)
+  end
+
+  def write(id, data, []) when is_binary(id) do
+    case Table.writer(id) do
+      nil -> write_wholly(id, data, [])
+      writer -> quick(writer, id, data)
+    end
+  end
+
+  def write(region, data, opts), do: write_wholly(region, data, opts)
+
+  defp quick(writer, region, data) do
+    # The NIF library has counted what succeeded.
+    case Native.write_quick(writer, data) do
+      {:ok, _version} = ok -> ok
+      {:error, refused} when is_atom(refused) -> write_wholly(region, data, [])
+      error -> Recorder.failed(:write, failure(error, region))
+    end
+  rescue
+    ArgumentError -> write_wholly(region, data, [])
+  end
+
+  defp failure(error, region) do
+    {:error, error} = Error.wrap(error, :write, Target.id(region))
+    error
+  end
+
+  defp write_wholly(region, data, opts) do
     if Telemetry.enabled?() do
       bytes = fn {:ok, _version} -> IO.iodata_length(data) end
       Telemetry.span(:write, Target.id(region), bytes, fn -> do_write(region, data, opts) end)

@@ -21,7 +21,7 @@ pub use crate::options::{
 pub use crate::page_report::{NodeBytes, Pages};
 pub use crate::participant::ProcessInfo;
 pub use crate::pool::{Pool, PoolOptions, PoolStats, Strategy, Zero};
-pub use crate::reader::{Next, Pinned, ReadInfo, SegmentReader, Waker};
+pub use crate::reader::{Next, Pinned, ReadInfo, SegmentReader, Sink, Waker};
 pub use crate::view::SealedView;
 pub use crate::writer::SegmentWriter;
 

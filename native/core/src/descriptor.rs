@@ -144,7 +144,15 @@ impl Descriptor {
     }
 
     /// Refuses a descriptor that does not fit the length of its value.
+    #[inline]
     pub(crate) fn check_len(&self, len: usize) -> Result<()> {
+        match self.format {
+            DataFormat::Numpy => self.check_product(len),
+            DataFormat::Raw | DataFormat::ArrowIpc => Ok(()),
+        }
+    }
+
+    fn check_product(&self, len: usize) -> Result<()> {
         match self.byte_len() {
             Some(expected) if expected != len => Err(ShmError::InvalidOption {
                 option: "shape",
@@ -155,6 +163,7 @@ impl Descriptor {
     }
 
     /// As words of a slot header: format and dimensions (to be put above a CRC), dtype, shape.
+    #[inline]
     pub(crate) fn encode(&self) -> [u64; 5] {
         let pair = |i: usize| u64::from(self.shape[i]) | u64::from(self.shape[i + 1]) << 32;
         let format = match self.format {

@@ -51,6 +51,11 @@ pub(crate) trait Hazards: Words {
     fn taken(&self, entry: usize) -> bool;
     /// Slot + 1 that an entry pins; 0 = none.
     fn pinned_by(&self, entry: usize) -> &AtomicU32;
+
+    /// The same words where they stay. What a write keeps in registers must not be handed to the rare way
+    /// of [`begin`], or it would have to be kept in memory for it.
+    type Whole: Hazards;
+    fn whole(&self) -> &Self::Whole;
 }
 
 fn group_len(words: &impl Hazards) -> usize {
@@ -148,10 +153,11 @@ pub(crate) fn begin(
     if !lookout.looking && words.pins().load(Ordering::Relaxed) == 0 {
         return slot;
     }
-    settle(words, lookout, current, version, slot, before)
+    settle(words.whole(), lookout, current, version, slot, before)
 }
 
 /// The next slot after `current` that is not in `avoid`.
+#[cold]
 fn free(slots: usize, current: Option<usize>, avoid: u64) -> Option<usize> {
     let from = current.map_or(0, |current| current + 1);
     (from..from + slots)

@@ -70,6 +70,10 @@ impl Hazards for Model {
     fn pinned_by(&self, entry: usize) -> &AtomicU32 {
         &self.entries[entry]
     }
+    type Whole = Self;
+    fn whole(&self) -> &Self {
+        self
+    }
 }
 
 /// A writer that was started anew, or is calm.

@@ -113,6 +113,10 @@ mod api;
 #[cfg(not(loom))]
 pub use api::*;
 
+#[cfg(all(feature = "measure", not(loom)))]
+#[doc(hidden)]
+pub use copy::{MeasuredCopy, measured as measured_copies};
+
 /// The chapters of the documentation.
 pub mod docs {
     #[doc = include_str!("../../../docs/format.md")]

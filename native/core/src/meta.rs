@@ -8,11 +8,13 @@ use crate::layout::{IDENTITY_AT, IDENTITY_LEN};
 use crate::name::{Place, module_part};
 use crate::platform;
 use serde::{Deserialize, Serialize};
-use std::io::{self, Read};
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 /// A `.meta` is a few hundred bytes; anything longer is none of ours.
-const LONGEST: u64 = 16 * 1024;
+const LONGEST: usize = 16 * 1024;
 
 /// What a `.meta` file says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,7 +68,7 @@ impl Meta {
         let path = place.meta_path(name)?;
         let mut bytes = Vec::with_capacity(512);
         platform::open_existing(&path, false)
-            .and_then(|file| file.take(LONGEST).read_to_end(&mut bytes))
+            .and_then(|file| read_all(&file, &mut bytes))
             .map_err(|source| match source.kind() {
                 io::ErrorKind::NotFound => ShmError::NotFound {
                     name: name.to_owned(),
@@ -120,6 +122,20 @@ impl Meta {
         json.push(b'\n');
         json
     }
+}
+
+/// Reads a small regular file, or as much of it as metadata may be long. A piece that comes short is the
+/// last one, so that one system call does for what is written at once and never changes.
+fn read_all(file: &File, bytes: &mut Vec<u8>) -> io::Result<()> {
+    let mut piece = [0u8; 2048];
+    while bytes.len() < LONGEST {
+        let n = platform::read_once_at(file.as_fd(), &mut piece, bytes.len() as u64)?;
+        bytes.extend_from_slice(&piece[..n]);
+        if n < piece.len() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// A random incarnation id.

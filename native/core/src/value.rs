@@ -2,7 +2,7 @@
 
 use crate::descriptor::Descriptor;
 use crate::error::Result;
-use crate::mapping::{Mapping, SlotWord};
+use crate::mapping::{Mapping, SlotWord, Slots};
 use crate::segment::corrupted;
 use std::sync::atomic::Ordering;
 
@@ -32,18 +32,20 @@ impl ReadInfo {
     /// Loads the words; whether they belong together is the seqlock's to say.
     #[inline]
     pub(crate) fn load(mapping: &Mapping, slot: usize, version: u64) -> Self {
-        let get = |word| mapping.slot_word(slot, word).load(Ordering::Relaxed);
+        let slots = mapping.slots_now();
+        let len = slots.word(slot, SlotWord::Len).load(Ordering::Relaxed) as usize;
+        Self::load_rest(&slots, slot, version, len)
+    }
+
+    /// [`Self::load`] when the length was loaded, and checked, before.
+    #[inline]
+    pub(crate) fn load_rest(slots: &Slots<'_>, slot: usize, version: u64, len: usize) -> Self {
+        let [timestamp_ns, words @ ..] = slots.words_from_timestamp(slot);
         Self {
             version,
-            len: get(SlotWord::Len) as usize,
-            timestamp_ns: get(SlotWord::Timestamp),
-            words: [
-                get(SlotWord::Check),
-                get(SlotWord::Dtype),
-                get(SlotWord::Shape0),
-                get(SlotWord::Shape1),
-                get(SlotWord::Shape2),
-            ],
+            len,
+            timestamp_ns,
+            words,
         }
     }
 

@@ -6,6 +6,7 @@ rustler::atoms! {
     closed,
     covered,
     dirty,
+    traced,
     failed,
     in_front,
     nil,

@@ -13,6 +13,8 @@ pub enum Failure {
     Shm(ShmError),
     /// Another process of this VM has the exclusive right to write the segment of this name.
     Held(String),
+    /// Each call is told to others: call the function without `_quick`, from where that is done.
+    Traced,
     /// Too much for a normal scheduler, or a lock is held: call the `_dirty` twin.
     Dirty,
 }
@@ -33,6 +35,7 @@ impl Encoder for Failure {
     fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
         match self {
             Self::Dirty => atoms::dirty().encode(env),
+            Self::Traced => atoms::traced().encode(env),
             Self::Held(name) => {
                 let message = format!(
                     "segment busy: another process of this VM has the right to write {name}"

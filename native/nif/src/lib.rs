@@ -12,6 +12,8 @@
 #![forbid(unsafe_code)]
 
 mod atoms;
+mod batch;
+mod buffer;
 mod capabilities;
 mod cleanup;
 mod error;

@@ -4,15 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustler::{Atom, Binary, Encoder, Env, NewBinary, OwnedBinary, Term};
-use snakepit_shm::{Resource, SegmentReader, ShmError};
+use snakepit_shm::{Resource, SegmentReader, ShmError, Sink};
 
 use crate::error::{Answer, Failure};
 use crate::resources::{PinResource, ReaderResource, ViewResource};
+use crate::tally::check_untraced;
 use crate::terms::json;
 use crate::terms::report::Info;
 
 /// Up to this many bytes a copy stays on a normal scheduler.
-const NORMAL_BYTES: usize = 256 * 1024;
+pub const NORMAL_BYTES: usize = 256 * 1024;
 /// The BEAM keeps binaries up to this size on the process heap, which is cheaper to make.
 const HEAP_BINARY: usize = 64;
 /// A value may grow between asking for its length and copying it; each retry starts from the new length.
@@ -23,36 +24,27 @@ fn read<'a>(env: Env<'a>, reader: &ReaderResource) -> Answer<Term<'a>> {
     reader.read(|reader| read_whole(env, reader, NORMAL_BYTES))
 }
 
+/// [`read`] where nothing has been done about telemetry: that look costs Elixir a tenth of a read.
+#[rustler::nif]
+fn read_quick<'a>(env: Env<'a>, reader: &ReaderResource) -> Answer<Term<'a>> {
+    check_untraced()?;
+    reader.read(|reader| read_whole(env, reader, NORMAL_BYTES))
+}
+
 #[rustler::nif(schedule = "DirtyCpu")]
 fn read_dirty<'a>(env: Env<'a>, reader: &ReaderResource) -> Answer<Term<'a>> {
     reader.read(|reader| read_whole(env, reader, usize::MAX))
 }
 
-/// Allocates the binary first and copies straight into it: one copy. The length can only be
-/// guessed, so a value that has grown meanwhile is tried again and one that has shrunk is cut.
-fn read_whole<'a>(env: Env<'a>, reader: &SegmentReader, limit: usize) -> Answer<(Term<'a>, usize)> {
-    let mut len = reader.len();
-    for _ in 1..ATTEMPTS {
-        match read_len(env, reader, len, limit) {
-            Err(Failure::Shm(ShmError::OutOfBounds { len: needed, .. })) if needed > len => {
-                len = needed;
-            }
-            other => return other,
-        }
-    }
-    // Room for any value of this segment.
-    read_len(env, reader, reader.capacity(), limit)
-}
-
-fn read_len<'a>(
+/// Straight into the binary: one copy.
+pub fn read_whole<'a>(
     env: Env<'a>,
     reader: &SegmentReader,
-    len: usize,
     limit: usize,
 ) -> Answer<(Term<'a>, usize)> {
-    copied(env, reader, len, limit, |buffer| {
-        reader.read_into(buffer).map(|info| info.len)
-    })
+    let mut room = Room::new(env, reader, limit);
+    let len = reader.read_to(&mut room)?.len;
+    Ok((room.into_term(len), len))
 }
 
 /// A part of the value; without `len`, to its end.
@@ -160,27 +152,78 @@ fn copied<'a>(
     limit: usize,
     fill: impl FnOnce(&mut [u8]) -> snakepit_shm::Result<usize>,
 ) -> Answer<(Term<'a>, usize)> {
-    if len > limit {
-        return Err(Failure::Dirty);
-    }
-    if len <= HEAP_BINARY {
-        let mut binary = NewBinary::new(env, len);
-        let filled = fill(&mut binary)?;
-        return Ok((cut(binary.into(), len, filled, env), filled));
-    }
-    let mut binary = OwnedBinary::new(len).ok_or_else(|| no_memory(reader.name(), len))?;
-    let filled = fill(&mut binary)?;
-    let whole = Binary::from_owned(binary, env).to_term(env);
-    Ok((cut(whole, len, filled, env), filled))
+    let mut room = Room::new(env, reader, limit);
+    let filled = fill(room.room(len)?)?;
+    Ok((room.into_term(filled), filled))
 }
 
-fn cut<'a>(binary: Term<'a>, len: usize, filled: usize, env: Env<'a>) -> Term<'a> {
-    if filled >= len {
-        return binary;
+/// Makes the binary that is being filled.
+pub struct Room<'a, 'r> {
+    env: Env<'a>,
+    reader: &'r SegmentReader,
+    limit: usize,
+    binary: Fresh<'a>,
+}
+
+enum Fresh<'a> {
+    None,
+    OnHeap(NewBinary<'a>),
+    Apart(OwnedBinary),
+}
+
+impl<'a, 'r> Room<'a, 'r> {
+    pub fn new(env: Env<'a>, reader: &'r SegmentReader, limit: usize) -> Self {
+        let binary = Fresh::None;
+        Self {
+            env,
+            reader,
+            limit,
+            binary,
+        }
     }
-    Binary::from_term(binary)
-        .and_then(|whole| whole.make_subbinary(0, filled))
-        .map_or(binary, |part| part.to_term(env))
+
+    /// The binary, cut to what was filled.
+    pub fn into_term(self, filled: usize) -> Term<'a> {
+        let env = self.env;
+        let (whole, len): (Term<'a>, usize) = match self.binary {
+            Fresh::None => (NewBinary::new(env, 0).into(), 0),
+            Fresh::OnHeap(binary) => {
+                let len = binary.as_slice().len();
+                (binary.into(), len)
+            }
+            Fresh::Apart(binary) => {
+                let len = binary.len();
+                (Binary::from_owned(binary, env).to_term(env), len)
+            }
+        };
+        if filled >= len {
+            return whole;
+        }
+        Binary::from_term(whole)
+            .and_then(|binary| binary.make_subbinary(0, filled))
+            .map_or(whole, |part| part.to_term(env))
+    }
+}
+
+impl Sink for Room<'_, '_> {
+    type Error = Failure;
+
+    fn room(&mut self, len: usize) -> Answer<&mut [u8]> {
+        if len > self.limit {
+            return Err(Failure::Dirty);
+        }
+        self.binary = if len <= HEAP_BINARY {
+            Fresh::OnHeap(NewBinary::new(self.env, len))
+        } else {
+            let binary = OwnedBinary::new(len);
+            Fresh::Apart(binary.ok_or_else(|| no_memory(self.reader.name(), len))?)
+        };
+        Ok(match &mut self.binary {
+            Fresh::None => &mut [],
+            Fresh::OnHeap(binary) => binary.as_mut_slice(),
+            Fresh::Apart(binary) => binary.as_mut_slice(),
+        })
+    }
 }
 
 fn no_memory(name: &str, needed: usize) -> Failure {

@@ -227,10 +227,16 @@ impl ReaderResource {
     ) -> Answer<Term<'a>> {
         let meter = Meter::read();
         let (term, bytes) = self.with(work)?;
+        self.has_read(meter, bytes);
+        Ok(term)
+    }
+
+    /// Counts a read of so many bytes.
+    #[inline]
+    pub fn has_read(&self, meter: Option<Meter>, bytes: usize) {
         if let Some(meter) = meter {
             meter.has_read(&self.tally, bytes);
         }
-        Ok(term)
     }
 
     /// What has been read by all resources of the mapping.

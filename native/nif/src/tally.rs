@@ -15,7 +15,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use rustler::{Atom, NifMap};
 
-use crate::error::Answer;
+use crate::error::{Answer, Failure};
 use crate::resources::{ReaderResource, WriterResource};
 
 /// One in so many calls of a thread is timed, the first one among them.
@@ -26,6 +26,8 @@ const BUCKETS: usize = 592;
 const MOST_STRIPES: usize = 32;
 
 static ON: AtomicBool = AtomicBool::new(false);
+/// Whether each call is to be told to others, which Elixir does.
+static TRACED: AtomicBool = AtomicBool::new(false);
 /// Unix time as of the last `tick`: what a last access is dated with.
 static SECONDS: AtomicU64 = AtomicU64::new(0);
 static LANES: Mutex<Vec<&'static Lane>> = Mutex::new(Vec::new());
@@ -123,6 +125,21 @@ impl Meter {
     /// Of a write; nothing when nobody wants to know.
     pub fn write() -> Option<Self> {
         Self::start(|lane| &lane.writes)
+    }
+
+    /// Of a read among others, whose time alone is not known.
+    pub fn untimed_read() -> Option<Self> {
+        let on = ON.load(Relaxed);
+        on.then(|| {
+            let lane = Lane::own();
+            let flow = &lane.reads;
+            let started = None;
+            Self {
+                lane,
+                flow,
+                started,
+            }
+        })
     }
 
     fn start(flow: impl FnOnce(&'static Lane) -> &'static Flow) -> Option<Self> {
@@ -323,6 +340,21 @@ fn monitor(on: bool) -> Atom {
     ON.store(on, Relaxed);
     tick();
     rustler::types::atom::ok()
+}
+
+/// Says whether reads and writes are told to others: `read_quick` and `write_quick` are refused then.
+#[rustler::nif]
+fn trace(on: bool) -> Atom {
+    TRACED.store(on, Relaxed);
+    rustler::types::atom::ok()
+}
+
+/// Refuses while calls are told to others.
+pub fn check_untraced() -> Answer<()> {
+    if TRACED.load(Relaxed) {
+        return Err(Failure::Traced);
+    }
+    Ok(())
 }
 
 /// Notes the time, for accesses to be dated with.

@@ -1,11 +1,11 @@
 //! Calls on a writer.
 
 use rustler::{Atom, Binary, Env, LocalPid, NifResult, Term};
-use snakepit_shm::{SegmentWriter, ShmError};
+use snakepit_shm::{Descriptor, SegmentWriter, ShmError};
 
 use crate::error::{Answer, Failure};
 use crate::resources::{ViewResource, WriterResource};
-use crate::tally::Meter;
+use crate::tally::{Meter, check_untraced};
 use crate::terms::iodata::{Budget, Fragments, Refusal};
 use crate::terms::{descriptor, json};
 
@@ -16,6 +16,15 @@ fn write<'a>(
     described: Term<'a>,
 ) -> NifResult<Answer<u64>> {
     write_within(writer, data, described, Budget::NORMAL)
+}
+
+/// [`write`] of plain bytes where nothing has been done about telemetry; see `read_quick`.
+#[rustler::nif]
+fn write_quick<'a>(writer: &WriterResource, data: Term<'a>) -> NifResult<Answer<u64>> {
+    match check_untraced() {
+        Ok(()) => write_all(writer, data, &Descriptor::RAW, Budget::NORMAL),
+        Err(traced) => Ok(Err(traced)),
+    }
 }
 
 #[rustler::nif(schedule = "DirtyCpu")]
@@ -33,15 +42,23 @@ fn write_within(
     described: Term<'_>,
     budget: Budget,
 ) -> NifResult<Answer<u64>> {
-    let descriptor = match descriptor::decode(described)? {
-        Ok(descriptor) => descriptor,
-        Err(error) => return Ok(Err(error.into())),
-    };
+    match descriptor::decode(described)? {
+        Ok(descriptor) => write_all(writer, data, &descriptor, budget),
+        Err(error) => Ok(Err(error.into())),
+    }
+}
+
+fn write_all(
+    writer: &WriterResource,
+    data: Term<'_>,
+    descriptor: &Descriptor,
+    budget: Budget,
+) -> NifResult<Answer<u64>> {
     let meter = Meter::write();
     let env = data.get_env();
     if let Ok(binary) = Binary::from_term(data) {
         return Ok(locked(env, writer, budget, binary.len(), |segment| {
-            let version = segment.write_described(&binary, &descriptor)?;
+            let version = segment.write_described(&binary, descriptor)?;
             writer.wrote(meter, binary.len(), binary.len(), true);
             Ok(version)
         }));
@@ -54,7 +71,7 @@ fn write_within(
         Err(Refusal::OverBudget) => return Ok(Err(over_budget(budget))),
     };
     Ok(locked(env, writer, budget, fragments.len(), |segment| {
-        let version = segment.write_vectored(&fragments.slices(), &descriptor)?;
+        let version = segment.write_vectored(&fragments.slices(), descriptor)?;
         writer.wrote(meter, fragments.len(), fragments.len(), true);
         Ok(version)
     }))
@@ -85,7 +102,7 @@ fn over_budget(budget: Budget) -> Failure {
 
 /// Runs `work` now if it is small and the writer free, or refuses so that the dirty twin is called.
 /// Refuses for good while another process has the exclusive right to write.
-fn locked<T>(
+pub fn locked<T>(
     env: Env<'_>,
     writer: &WriterResource,
     budget: Budget,

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `reader`, `writer`, `loan` | the classes that users hold |
 //! | `attached`, `shared` | what a reader holds; what a writer does: free, on loan, closed |
+//! | `batch` | many readers or writers in one call |
 //! | `view`, `pin` | what owns the memory under an array |
 //! | `array`, `buffer`, `bytes` | numpy, the buffer protocol, `bytes` |
 //! | `wait`, `fork`, `seconds` | signals, forked children, times |
@@ -21,6 +22,7 @@
 
 mod array;
 mod attached;
+mod batch;
 mod buffer;
 mod bytes;
 mod discovery;
@@ -46,6 +48,8 @@ mod _native {
     use pyo3::prelude::*;
     use snakepit_shm::ShmError;
 
+    #[pymodule_export]
+    use super::batch::{read_many, write_many};
     #[pymodule_export]
     use super::discovery::{capabilities, cleanup, inspect, inspect_pages, list_segments, remove};
     #[pymodule_export]

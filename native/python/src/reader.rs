@@ -112,7 +112,11 @@ impl Reader {
 impl Reader {
     /// A copy of the value as ``bytes``.
     #[pyo3(signature = (*, max_age=None))]
-    fn read<'py>(&self, py: Python<'py>, max_age: Option<Seconds>) -> Outcome<Bound<'py, PyBytes>> {
+    pub(crate) fn read<'py>(
+        &self,
+        py: Python<'py>,
+        max_age: Option<Seconds>,
+    ) -> Outcome<Bound<'py, PyBytes>> {
         self.attached.check_age(py, max_age)?;
         if let Some(array) = self.sealed_array(py)? {
             return bytes::of_array(&array, &self.attached.name);

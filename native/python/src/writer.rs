@@ -109,7 +109,7 @@ impl Writer {
 impl Writer {
     /// Publishes a value; returns its version.
     #[pyo3(signature = (data, *, dtype=None, shape=None))]
-    fn write(
+    pub(crate) fn write(
         &self,
         data: &Bound<'_, PyAny>,
         dtype: Option<&Bound<'_, PyAny>>,

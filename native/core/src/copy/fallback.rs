@@ -37,6 +37,21 @@ pub(crate) unsafe fn copy(dst: *mut u8, src: *const u8, len: usize) {
     }
 }
 
+/// See [`super::six_words`].
+///
+/// # Safety
+///
+/// As for [`super::six_words`].
+#[cfg_attr(all(target_arch = "x86_64", not(miri), not(test)), allow(dead_code))]
+pub(crate) unsafe fn six_words(src: *const u8) -> [u64; 6] {
+    std::array::from_fn(|i| {
+        // SAFETY: one of six words from `src` on.
+        let at = unsafe { src.add(8 * i) }.cast_mut().cast::<u64>();
+        // SAFETY: aligned and valid; only loaded from.
+        unsafe { AtomicU64::from_ptr(at) }.load(Relaxed)
+    })
+}
+
 /// # Safety
 ///
 /// `at` lies inside both ranges.

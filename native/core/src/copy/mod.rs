@@ -21,8 +21,10 @@ mod x86_64;
 use aarch64::copy as machine_copy;
 #[cfg(any(miri, not(any(target_arch = "x86_64", target_arch = "aarch64"))))]
 use fallback::copy as machine_copy;
+#[cfg(any(miri, not(target_arch = "x86_64")))]
+use fallback::six_words as machine_six_words;
 #[cfg(all(target_arch = "x86_64", not(miri)))]
-use x86_64::copy as machine_copy;
+use x86_64::{copy as machine_copy, six_words as machine_six_words};
 
 /// Copies `len` bytes, either side of which may lie in shared memory that other processes read or
 /// write at the same time.
@@ -36,6 +38,36 @@ use x86_64::copy as machine_copy;
 pub(crate) unsafe fn copy(dst: *mut u8, src: *const u8, len: usize) {
     // SAFETY: the caller's promise is the machine copy's.
     unsafe { machine_copy(dst, src, len) }
+}
+
+/// Loads six words of shared memory; each is loaded whole, as by a relaxed atomic load.
+///
+/// # Safety
+///
+/// `src` must be readable for 48 bytes, and aligned to 16.
+#[inline]
+pub(crate) unsafe fn six_words(src: *const u8) -> [u64; 6] {
+    // SAFETY: the caller's promise.
+    unsafe { machine_six_words(src) }
+}
+
+/// A way to copy between two slices of one length, by name.
+#[cfg(feature = "measure")]
+pub type MeasuredCopy = (&'static str, fn(&mut [u8], &[u8]));
+
+/// The ways to copy that this processor has, by name, and `copy`, which chooses among them; each for two
+/// slices of one length of at least 64. To be measured, not to be used.
+#[cfg(feature = "measure")]
+pub fn measured() -> Vec<MeasuredCopy> {
+    fn chosen(to: &mut [u8], from: &[u8]) {
+        assert_eq!(to.len(), from.len());
+        // SAFETY: private memory of that length, apart.
+        unsafe { copy(to.as_mut_ptr(), from.as_ptr(), from.len()) }
+    }
+    let mut all: Vec<MeasuredCopy> = vec![("copy", chosen)];
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    all.extend(x86_64::measured());
+    all
 }
 
 /// Zeroes `len` bytes of shared memory; cannot be optimised away.
@@ -106,6 +138,21 @@ mod tests {
                 check(copy, len, 0, 0);
                 check(copy, len, 7, 9);
             }
+        }
+    }
+
+    #[test]
+    fn six_words_are_those_that_are_there() {
+        #[repr(align(16))]
+        struct Line([u64; 8]);
+        let line = Line(std::array::from_fn(|i| {
+            (i as u64 + 1).wrapping_mul(0x0123_4567_89AB_CDEF)
+        }));
+        // SAFETY: words 2 to 7 of a line that is aligned and private.
+        let at = unsafe { line.0.as_ptr().add(2) }.cast::<u8>();
+        for load in [six_words, fallback::six_words] {
+            // SAFETY: as above.
+            assert_eq!(unsafe { load(at) }, line.0[2..]);
         }
     }
 

@@ -57,7 +57,8 @@ impl Known {
         if mapping.header_line() != mapping.geometry().encode() {
             return Err(broken("its header was overwritten"));
         }
-        let get = |word| mapping.slot_word(slot, word).load(Ordering::Relaxed);
+        let slots = mapping.slots_now();
+        let get = |word| slots.word(slot, word).load(Ordering::Relaxed);
         let (len, at) = (get(SlotWord::Len), get(SlotWord::Timestamp));
         let whole = version != 0 && mapping.seq(slot).load(Ordering::Acquire) == version;
         if mapping.lost() {

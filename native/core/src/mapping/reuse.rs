@@ -46,10 +46,11 @@ impl Mapping {
         }
         self.reader_high().store(0, Ordering::Relaxed);
         self.waiters().store(0, Ordering::Relaxed);
+        let slots = self.slots_now();
         for slot in 0..self.geometry.slots {
             self.seq(slot).store(0, Ordering::Relaxed);
             for word in SlotWord::ALL {
-                self.slot_word(slot, word).store(0, Ordering::Relaxed);
+                slots.word(slot, word).store(0, Ordering::Relaxed);
             }
         }
         let active = SegmentState::Active.to_word();

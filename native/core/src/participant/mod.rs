@@ -33,6 +33,8 @@ const LEAVING_PATIENCE: Duration = Duration::from_millis(250);
 pub(crate) struct Participant {
     place: Place,
     fd: fork::ForkFd,
+    /// Which file that is; asked once, for every attach looks whether it still has its name.
+    file: (u64, u64),
     index: u32,
     generation: u32,
     /// Orders the threads of this process; the byte lock orders processes.
@@ -122,8 +124,10 @@ impl Participant {
             };
             entry.write(fd, index).map_err(failed)?;
             drop(lock);
+            let file = platform::identity(fd);
             return Ok(Self {
                 place: place.clone(),
+                file: file.ok_or_else(|| failed(std::io::Error::last_os_error()))?,
                 fd: opened,
                 index,
                 generation,
@@ -217,9 +221,7 @@ impl Participant {
 
     /// Whether the participants file still has its name: others register in the file of that name.
     fn is_named(&self) -> bool {
-        self.fd
-            .get()
-            .is_some_and(|fd| platform::names(&self.place.participants_path(), fd))
+        self.fd.get().is_some() && platform::names_one(&self.place.participants_path(), self.file)
     }
 
     /// Takes the lock that serialises creation, takeover and removal in the namespace.

@@ -334,6 +334,16 @@ pub(crate) fn read_at(fd: BorrowedFd<'_>, bytes: &mut [u8], at: u64) -> io::Resu
     Ok(have)
 }
 
+/// Reads once at an offset. Of a regular file less than was asked for is all there is.
+pub(crate) fn read_once_at(fd: BorrowedFd<'_>, bytes: &mut [u8], at: u64) -> io::Result<usize> {
+    loop {
+        match uio::pread(fd, bytes, at as i64) {
+            Err(nix::Error::EINTR) => {}
+            read => return Ok(read?),
+        }
+    }
+}
+
 /// Writes all bytes at an offset.
 pub(crate) fn write_at(fd: BorrowedFd<'_>, bytes: &[u8], at: u64) -> io::Result<()> {
     let mut done = 0;
@@ -349,10 +359,18 @@ pub(crate) fn write_at(fd: BorrowedFd<'_>, bytes: &[u8], at: u64) -> io::Result<
 
 /// Whether `path` names the file that is open as `fd`.
 pub(crate) fn names(path: &Path, fd: BorrowedFd<'_>) -> bool {
-    match (stat::stat(path), stat::fstat(fd)) {
-        (Ok(a), Ok(b)) => (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino),
-        _ => false,
-    }
+    identity(fd).is_some_and(|open| names_one(path, open))
+}
+
+/// What an open file is, whatever it is called: device and inode, which no other file has while it is open.
+pub(crate) fn identity(fd: BorrowedFd<'_>) -> Option<(u64, u64)> {
+    let found = stat::fstat(fd).ok()?;
+    Some((found.st_dev, found.st_ino))
+}
+
+/// Whether `path` names the file of that identity, which is open.
+pub(crate) fn names_one(path: &Path, open: (u64, u64)) -> bool {
+    stat::stat(path).is_ok_and(|found| (found.st_dev, found.st_ino) == open)
 }
 
 /// Keeps the library that holds this code loaded until the process ends: signal and fork handlers and

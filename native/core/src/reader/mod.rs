@@ -3,21 +3,23 @@
 mod failure;
 mod next;
 mod pin;
+mod sized;
 mod wait;
 
 pub use crate::value::ReadInfo;
 pub use next::Next;
 pub use pin::Pinned;
+pub use sized::Sink;
 pub use wait::Waker;
 
 use crate::error::{Result, ShmError};
 use crate::layout::{SegmentState, flags};
-use crate::mapping::Mapping;
+use crate::mapping::{Mapping, SlotWord, Slots};
 use crate::options::SegmentOptions;
 use crate::platform;
 use crate::reclaim;
 use crate::segment::Segment;
-use crate::seqlock::{self, Words};
+use crate::seqlock::{self, Started, Words};
 use crate::view::{Attachment, SealedView};
 use std::cell::Cell;
 use std::sync::Arc;
@@ -27,6 +29,8 @@ use wait::Bell;
 
 /// Copies that a read attempts before it gives up with `VersionConflict`.
 const COPIES: u32 = 64;
+/// A buffer up to this length is filled by a handful of instructions.
+const SHORT: usize = 64;
 /// An observer cannot announce itself to the writer, so it looks this often.
 const OBSERVER_PAUSE: Duration = Duration::from_millis(1);
 
@@ -183,6 +187,64 @@ impl SegmentReader {
     /// the buffer is too short.
     #[inline]
     pub fn read_into(&self, buffer: &mut [u8]) -> Result<ReadInfo> {
+        // The same twice: where no copy of many bytes can be called, nothing is kept in memory for it.
+        if buffer.len() > SHORT {
+            return self.read_long(buffer);
+        }
+        match self.read_at_once(buffer) {
+            Some(info) => Ok(self.note(info)),
+            None => self.read_patiently(buffer),
+        }
+    }
+
+    #[inline(never)]
+    fn read_long(&self, buffer: &mut [u8]) -> Result<ReadInfo> {
+        match self.read_at_once(buffer) {
+            Some(info) => Ok(self.note(info)),
+            None => self.read_patiently(buffer),
+        }
+    }
+
+    /// The straight way of [`Self::read_into`]: a value that is there, fits and stays while it is copied.
+    /// Whatever else there is, [`Self::read_patiently`] finds out.
+    #[inline]
+    fn read_at_once(&self, buffer: &mut [u8]) -> Option<ReadInfo> {
+        let slots = self.mapping().slots_now();
+        let (started, len) = self.start_at_once(&slots)?;
+        self.finish_at_once(&slots, started, buffer.get_mut(..len)?)
+    }
+
+    /// The slot of the current value, if it can be copied, and the length that it says.
+    #[inline]
+    fn start_at_once(&self, slots: &Slots<'_>) -> Option<(Started, usize)> {
+        if slots.mapping().geometry().has(flags::CRC32C) {
+            return None;
+        }
+        let started = seqlock::start_read(slots).ok()?;
+        let len = slots
+            .word(started.slot, SlotWord::Len)
+            .load(Ordering::Relaxed) as usize;
+        (len > 0 && len <= slots.capacity()).then_some((started, len))
+    }
+
+    /// Copies a slot into `buffer`, which is as long as its value; `None` when the value did not stay.
+    #[inline]
+    fn finish_at_once(
+        &self,
+        slots: &Slots<'_>,
+        started: Started,
+        buffer: &mut [u8],
+    ) -> Option<ReadInfo> {
+        slots.copy_out(started.slot, buffer);
+        let info = ReadInfo::load_rest(slots, started.slot, started.version, buffer.len());
+        let whole = seqlock::finish_read(slots, started);
+        (whole && !slots.mapping().lost()).then_some(info)
+    }
+
+    /// [`Self::read_into`] in as many attempts as a reader has, with a checksum, or with an error.
+    #[cold]
+    #[inline(never)]
+    fn read_patiently(&self, buffer: &mut [u8]) -> Result<ReadInfo> {
         let room = buffer.len();
         let info = self.copy(|mapping, slot, info| {
             if info.len > room {

@@ -8,9 +8,9 @@ pub(crate) use claim::torn_by_death;
 
 use crate::descriptor::Descriptor;
 use crate::error::{Result, ShmError};
-use crate::hazard::Lookout;
+use crate::hazard::{self, Lookout};
 use crate::layout::{SegmentState, flags};
-use crate::mapping::Mapping;
+use crate::mapping::{Mapping, Slots};
 use crate::options::SegmentOptions;
 use crate::patch::Ranges;
 use crate::platform::fork;
@@ -139,8 +139,8 @@ impl SegmentWriter {
     /// Also [`ShmError::InvalidOption`] when the descriptor makes another length.
     #[inline]
     pub fn write_described(&mut self, data: &[u8], descriptor: &Descriptor) -> Result<u64> {
-        self.write_whole(data.len(), descriptor, |mapping, slot, crc| {
-            mapping.copy_in(slot, 0, data);
+        self.write_whole(data.len(), descriptor, |slots, slot, crc| {
+            slots.copy_in(slot, data);
             if crc { crc32c::crc32c(data) } else { 0 }
         })
     }
@@ -163,7 +163,8 @@ impl SegmentWriter {
             .iter()
             .try_fold(0usize, |n, part| n.checked_add(part.len()))
             .unwrap_or(usize::MAX);
-        self.write_whole(len, descriptor, |mapping, slot, crc| {
+        self.write_whole(len, descriptor, |slots, slot, crc| {
+            let mapping = slots.mapping();
             let (mut at, mut sum) = (0, 0);
             for part in parts {
                 mapping.copy_in(slot, at, part);
@@ -182,7 +183,8 @@ impl SegmentWriter {
     ///
     /// As [`Self::write_described`].
     pub fn write_cells(&mut self, data: &[Cell<u8>], descriptor: &Descriptor) -> Result<u64> {
-        self.write_whole(data.len(), descriptor, |mapping, slot, crc| {
+        self.write_whole(data.len(), descriptor, |slots, slot, crc| {
+            let mapping = slots.mapping();
             mapping.copy_in_cells(slot, 0, data);
             if crc {
                 mapping.checksum(slot, data.len())
@@ -197,14 +199,18 @@ impl SegmentWriter {
         &mut self,
         len: usize,
         descriptor: &Descriptor,
-        fill: impl FnOnce(&Mapping, usize, bool) -> u32,
+        fill: impl FnOnce(&Slots<'_>, usize, bool) -> u32,
     ) -> Result<u64> {
         self.check_range(0, len)?;
         descriptor.check_len(len)?;
-        let (slot, version) = self.begin()?;
-        let mapping = &*self.segment.mapping;
-        let crc = fill(mapping, slot, mapping.geometry().has(flags::CRC32C));
-        self.commit(slot, version, len, *descriptor, crc);
+        let version = self.next_version()?;
+        let current = self.current_slot();
+        let slots = self.segment.mapping.slots_now();
+        let slot = hazard::begin(&slots, &mut self.lookout, current, version);
+        let crc = slots.mapping().geometry().has(flags::CRC32C);
+        let crc = fill(&slots, slot, crc);
+        publish::publish(&slots, slot, version, len, descriptor, crc);
+        self.published(slot, version, len, *descriptor);
         self.rewritten = true;
         self.check_kept(version)
     }
@@ -372,6 +378,7 @@ impl SegmentWriter {
     }
 
     /// Longest value, in bytes.
+    #[inline]
     pub fn capacity(&self) -> usize {
         self.segment.mapping.geometry().capacity
     }
@@ -386,6 +393,7 @@ impl SegmentWriter {
         self.segment.reader_count()
     }
 
+    #[inline]
     pub(crate) fn in_child(&self) -> bool {
         self.segment.epoch != fork::epoch()
     }

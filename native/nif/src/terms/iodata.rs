@@ -55,6 +55,7 @@ pub struct Fragments<'a> {
     pieces: Vec<Piece<'a>>,
     gathered: Vec<u8>,
     len: usize,
+    cells: usize,
 }
 
 impl<'a> Fragments<'a> {
@@ -67,6 +68,7 @@ impl<'a> Fragments<'a> {
             pieces: Vec::new(),
             gathered: Vec::new(),
             len: 0,
+            cells: 0,
         };
         let mut cells = budget.cells;
         let mut tails = vec![term];
@@ -95,7 +97,13 @@ impl<'a> Fragments<'a> {
                 found.check(capacity, budget)?;
             }
         }
+        found.cells = budget.cells - cells;
         Ok(found)
+    }
+
+    /// List cells that were visited.
+    pub fn cells(&self) -> usize {
+        self.cells
     }
 
     /// Total length in bytes.

@@ -56,7 +56,16 @@ from ._errors import (
     VersionConflictError,
     ViewsAliveError,
 )
-from ._native import Loan, Pin, Reader, Writer, __version__, round_up_capacity
+from ._native import (
+    Loan,
+    Pin,
+    Reader,
+    Writer,
+    __version__,
+    read_many,
+    round_up_capacity,
+    write_many,
+)
 from ._pool import configure_pool, drain_pool, pool_stats
 from ._share import release, resolve, share
 from ._types import (
@@ -119,11 +128,13 @@ __all__ = [
     "inspect",
     "list_segments",
     "pool_stats",
+    "read_many",
     "release",
     "remove",
     "resolve",
     "round_up_capacity",
     "share",
+    "write_many",
 ]
 
 # A child must know that the claims of inherited writers are its parent's.

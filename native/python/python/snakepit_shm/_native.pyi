@@ -1,10 +1,10 @@
 """Types of the native module. Import them from `snakepit_shm`."""
 
 import builtins
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from types import TracebackType
-from typing import Any, Literal, Self, final
+from typing import Any, Literal, Self, final, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -39,9 +39,11 @@ __all__ = [
     "list_segments",
     "open_handle",
     "pool_stats",
+    "read_many",
     "remove",
     "remove_handle",
     "round_up_capacity",
+    "write_many",
 ]
 
 _Format = Literal["raw", "numpy", "arrow_ipc"]
@@ -387,6 +389,53 @@ def cleanup(
 ) -> tuple[list[_Item], list[_Item], list[_Item], list[str], int]: ...
 def open_handle(json: str, directory: _StrPath | None = None) -> View: ...
 def remove_handle(json: str, directory: _StrPath | None = None) -> bool: ...
+@overload
+def read_many(
+    readers: Iterable[Reader], *, return_exceptions: Literal[False] = False
+) -> list[bytes]: ...
+@overload
+def read_many(readers: Iterable[Reader], *, return_exceptions: bool) -> list[bytes | Exception]:
+    """Copies of the values of many readers, in order: ``Reader.read`` of each, in one call.
+
+    From 256 KiB on a value is copied without the GIL.
+
+    Args:
+        readers: Any number of them, one also several times.
+        return_exceptions: Put what went wrong in its place in the list, instead of raising the
+            first of it.
+
+    Raises:
+        ShmError: As ``Reader.read``.
+        TypeError: For what is no reader.
+    """
+
+@overload
+def write_many(
+    values: Iterable[tuple[Writer, Buffer | npt.NDArray[Any] | np.generic]],
+    *,
+    return_exceptions: Literal[False] = False,
+) -> list[int]: ...
+@overload
+def write_many(
+    values: Iterable[tuple[Writer, Buffer | npt.NDArray[Any] | np.generic]],
+    *,
+    return_exceptions: bool,
+) -> list[int | Exception]:
+    """Publish a value by each of many writers, in order; returns their versions.
+
+    ``Writer.write`` of each, in one call: arrays go with their dtype and shape, and from 256 KiB on
+    a value is copied without the GIL.
+
+    Args:
+        values: Pairs of a writer and what it is to publish.
+        return_exceptions: Put what went wrong in its place in the list and go on, instead of
+            raising it; values before the one that is raised for are published.
+
+    Raises:
+        ShmError: As ``Writer.write``.
+        TypeError: For what is no such pair.
+    """
+
 def round_up_capacity(nbytes: int) -> int:
     """The smallest valid capacity that holds ``nbytes`` bytes.
 
