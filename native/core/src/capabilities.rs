@@ -1,7 +1,7 @@
 //! What the machine gives us in a directory, each found out by trying it.
 
 use crate::error::{Result, ShmError};
-use crate::platform::{self, Unnamed, numa, pages, watch};
+use crate::platform::{self, Unnamed, numa, pages, populate, watch};
 use serde::Serialize;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -64,7 +64,7 @@ pub fn capabilities(dir: impl AsRef<Path>) -> Result<Capabilities> {
         huge_pages: platform::huge_option(dir),
         huge_page_size: pages::huge_page_size(),
         shmem_enabled: pages::shmem_enabled(),
-        huge_pages_possible: pages::can_be_huge(&probe.file),
+        huge_pages_possible: populate::can_be_huge(&probe.file),
         numa_nodes: numa::allowed_nodes().map_or_else(|_| Vec::new(), |nodes| nodes.numbers()),
         unnamed_files: probe.is_unnamed(),
         file_locks: platform::try_lock_byte(probe.file.as_fd(), 0).is_ok_and(|held| held),

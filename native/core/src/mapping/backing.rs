@@ -4,6 +4,7 @@ use super::Mapping;
 use crate::layout::flags;
 use crate::platform::numa::{self, Nodes, Spread};
 use crate::platform::pages::{self, Range};
+use crate::platform::populate;
 use crate::platform::smaps::{self, Backing, NodesOf};
 use std::fs::File;
 use std::io;
@@ -38,7 +39,7 @@ impl Mapping {
     pub(crate) fn make_huge(&self) -> Option<io::Error> {
         self.ranges()
             .into_iter()
-            .filter_map(pages::make_huge)
+            .filter_map(populate::make_huge)
             .next_back()
     }
 
@@ -63,7 +64,7 @@ impl Mapping {
 
     /// Maps the slots' pages, which are reserved.
     pub(crate) fn populate(&self) -> io::Result<()> {
-        pages::populate(self.slots.range(), self.access == super::Access::Writer)
+        populate::populate(self.slots.range(), self.access == super::Access::Writer)
     }
 
     /// Maps the slots' pages; of lazily reserved ones those that `file` has: what is a hole stays one.
@@ -84,12 +85,12 @@ impl Mapping {
     }
 
     fn populate_extents(&self, file: &File, range: Range, offset: usize) -> io::Result<()> {
-        for (at, len) in pages::data_extents(file, offset, offset + range.len)? {
+        for (at, len) in populate::data_extents(file, offset, offset + range.len)? {
             let part = Range {
                 start: range.start + (at - offset),
                 len,
             };
-            pages::populate(part, self.access == super::Access::Writer)?;
+            populate::populate(part, self.access == super::Access::Writer)?;
         }
         Ok(())
     }

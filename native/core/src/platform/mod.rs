@@ -17,5 +17,6 @@ pub(crate) mod fork;
 pub(crate) mod guard;
 pub(crate) mod numa;
 pub(crate) mod pages;
+pub(crate) mod populate;
 pub(crate) mod smaps;
 pub(crate) mod watch;

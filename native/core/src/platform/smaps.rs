@@ -207,8 +207,8 @@ mod tests {
                 len: 3 * crate::platform::page_size(),
             },
         );
-        crate::platform::pages::make_huge(first);
-        crate::platform::pages::populate(last, true).unwrap();
+        crate::platform::populate::make_huge(first);
+        crate::platform::populate::populate(last, true).unwrap();
         let seen = look(whole).unwrap();
         assert!(seen.resident > last.len as u64 && seen.huge <= huge as u64);
         match scan(whole) {
