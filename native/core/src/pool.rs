@@ -28,7 +28,7 @@ use crate::segment::{Memory, Segment};
 use crate::writer::SegmentWriter;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use store::{Kind, Past, Store};
 
 /// Keeps the memory of segments that ended for those that come. Cheap to clone; the files that it keeps
@@ -67,8 +67,8 @@ struct Inner {
 struct State {
     options: PoolOptions,
     store: Store,
-    /// The background will look for what is due.
-    watched: bool,
+    /// When the background will look for what is due.
+    watched: Option<Instant>,
 }
 
 impl PoolOptions {
@@ -88,7 +88,7 @@ impl Pool {
         let state = State {
             options,
             store: Store::default(),
-            watched: false,
+            watched: None,
         };
         Self {
             inner: Arc::new(Inner {
@@ -131,6 +131,7 @@ impl Pool {
             ..options
         };
         let out = state.trim();
+        self.watch(&mut state);
         drop(state);
         drop(out); // files are removed without the lock
     }
@@ -331,11 +332,12 @@ impl Pool {
 
     /// Has the background come back while there is something idle.
     fn watch(&self, state: &mut State) {
-        let Some(due) = state.due_in() else {
+        let Some(due) = state.due() else {
             return;
         };
-        if !state.watched {
-            state.watched = come_back(due, Arc::downgrade(&self.inner));
+        if state.watched.is_none_or(|watched| due < watched) {
+            let ordered = come_back(due, Arc::downgrade(&self.inner));
+            state.watched = ordered.then_some(due);
         }
     }
 }
@@ -344,8 +346,9 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn come_back(after: Duration, inner: Weak<Inner>) -> bool {
-    background::run_after(after, move || {
+fn come_back(due: Instant, inner: Weak<Inner>) -> bool {
+    let left = due.saturating_duration_since(Instant::now());
+    background::run_after(left, move || {
         let Some(inner) = inner.upgrade() else {
             return;
         };
@@ -353,7 +356,10 @@ fn come_back(after: Duration, inner: Weak<Inner>) -> bool {
         let Some(mut state) = pool.state() else {
             return;
         };
-        state.watched = false;
+        // One that was ordered for later, before the limits were changed, finds nothing to do.
+        if state.watched == Some(due) {
+            state.watched = None;
+        }
         let out = state.trim();
         pool.watch(&mut state);
         drop(state);
@@ -373,10 +379,9 @@ impl State {
         self.store.trim(most, limits.max_idle, limits.idle_timeout)
     }
 
-    fn due_in(&self) -> Option<Duration> {
-        let oldest = self.store.oldest()?;
-        let due = oldest + self.options.idle_timeout;
-        Some(due.saturating_duration_since(Instant::now()))
+    fn due(&self) -> Option<Instant> {
+        // Beyond what a clock can say: never.
+        self.store.oldest()?.checked_add(self.options.idle_timeout)
     }
 }
 

@@ -234,7 +234,12 @@ fn limits_are_kept_and_what_is_too_old_goes() {
     });
     assert_eq!(pool.stats().idle, 0);
 
+    pool.configure(pool_options(shm.path()).idle_timeout(Duration::MAX));
+    let kept = fill(&pool, &once(shm.path(), "kept", 4096), 1);
+    assert!(pool.retire(kept).unwrap());
+
     pool.configure(pool_options(shm.path()).enabled(false));
+    assert_eq!(pool.stats().idle, 0);
     let plain = fill(&pool, &once(shm.path(), "plain", 4096), 1);
     assert!(!pool.retire(plain).unwrap());
 }
