@@ -319,7 +319,7 @@ pub(super) fn loops() -> Vec<Loop> {
 
 /// The same for `bench/`.
 #[cfg(feature = "measure")]
-pub(super) fn measured() -> Vec<(&'static str, fn(&mut [u8], &[u8]))> {
+pub(super) fn measured() -> Vec<(&'static str, super::Measured)> {
     macro_rules! safely {
         ($name:ident) => {{
             fn run(to: &mut [u8], from: &[u8]) {
@@ -327,7 +327,7 @@ pub(super) fn measured() -> Vec<(&'static str, fn(&mut [u8], &[u8]))> {
                 // SAFETY: private memory of that length, apart; only those of `named` are used.
                 unsafe { $name(to.as_mut_ptr(), from.as_ptr(), from.len()) }
             }
-            (stringify!($name), run as fn(&mut [u8], &[u8]))
+            (stringify!($name), run as super::Measured)
         }};
     }
     let all = [
