@@ -419,12 +419,17 @@ pub(crate) fn read_geometry(name: &str, file: &File) -> Result<Geometry> {
     let len = file.metadata().map_err(failed)?.len();
     let mut line = [0u8; HEADER_LEN];
     let have = platform::read_at(file.as_fd(), &mut line, 0).map_err(failed)?;
-    if have < HEADER_LEN {
+    decode_geometry(name, &line[..have], len)
+}
+
+/// The geometry of a file of `len` bytes that begins with `head`, checked.
+pub(crate) fn decode_geometry(name: &str, head: &[u8], len: u64) -> Result<Geometry> {
+    let Some(line) = head.first_chunk::<HEADER_LEN>() else {
         return Err(ShmError::Truncated {
             name: name.to_owned(),
         });
-    }
-    Geometry::decode(&line, len, platform::page_size()).map_err(|fault| match fault {
+    };
+    Geometry::decode(line, len, platform::page_size()).map_err(|fault| match fault {
         HeaderFault::Truncated { .. } => ShmError::Truncated {
             name: name.to_owned(),
         },
