@@ -1,4 +1,5 @@
-//! x86-64: overlapping loads up to 64 bytes, a vector loop above, `rep movsb` for large blocks.
+//! x86-64: overlapping loads up to 64 bytes, a vector loop above, `rep movsb` for large blocks
+//! (`docs/performance-copy.md`).
 
 use std::arch::asm;
 use std::arch::x86_64::__m128i;
