@@ -122,14 +122,24 @@ impl SegmentDiscovery {
     fn glance(&self) -> Result<Survey> {
         let names = reclaim::names(&self.place)?;
         // Held, so that not each look at a segment joins anew.
-        let _participant = (!names.is_empty()).then(|| participant::join(&self.place).ok());
+        let participant = if names.is_empty() {
+            None
+        } else {
+            participant::join(&self.place).ok()
+        };
         let (mut pids, mut living) = (HashMap::new(), HashMap::new());
         let mut found = Survey {
             segments: Vec::with_capacity(names.len()),
             corrupted: Vec::new(),
         };
         for name in names {
-            match inspect::glance(&self.place, &name, &mut pids, &mut living) {
+            match inspect::glance(
+                &self.place,
+                &name,
+                &mut pids,
+                &mut living,
+                participant.as_ref(),
+            ) {
                 Ok(info) => found.segments.push(info),
                 Err(ShmError::NotFound { .. }) => {}
                 Err(error @ (ShmError::ResourceExhausted { .. } | ShmError::Io { .. })) => {

@@ -12,7 +12,7 @@ use crate::options::SegmentOptions;
 use crate::participant::{self, Participant, ProcessInfo};
 use crate::platform;
 use crate::reclaim;
-use crate::segment::{corrupted, read_geometry};
+use crate::segment::{corrupted, decode_geometry};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::fs::File;
@@ -180,14 +180,16 @@ fn reader_key(entry: &[u8]) -> Option<u64> {
     Some(u64_at(entry, reader_entry::KEY)).filter(|key| *key != 0 && *key != reader_entry::CLEARING)
 }
 
-/// What a list says of a segment, without a mapping of it. `pids` are process ids by participant key.
+/// What a list says of a segment, without a mapping of it. `pids` are process ids by participant key;
+/// `participant` is this process, where it may be one.
 pub(crate) fn glance(
     place: &Place,
     name: &str,
     pids: &mut HashMap<u64, u32>,
     living: &mut HashMap<u64, bool>,
+    participant: Option<&Arc<Participant>>,
 ) -> Result<SegmentInfo> {
-    let look = match Look::open(place, name) {
+    let look = match Look::open(place, name, || participant.cloned()) {
         // The metadata goes first: without its file it is damaged, unless both went just now.
         Err(ShmError::NotFound { .. }) => {
             Meta::load(place, name)?;
@@ -205,24 +207,28 @@ pub(crate) fn glance(
 }
 
 impl Look {
-    fn open(place: &Place, name: &str) -> Result<Self> {
+    /// `participant` is asked for when there is something to look at.
+    fn open(
+        place: &Place,
+        name: &str,
+        participant: impl FnOnce() -> Option<Arc<Participant>>,
+    ) -> Result<Self> {
         let meta = Meta::load(place, name)?;
         let failed = |e: std::io::Error| match e.kind() {
             std::io::ErrorKind::NotFound => ShmError::NotFound { name: name.into() },
             _ => ShmError::from_io(name, "inspect", e),
         };
-        let file = platform::open_existing(&meta.path(place), false).map_err(failed)?;
-        let geometry = read_geometry(name, &file)?;
-        let file_len = file.metadata().map_err(failed)?.len();
+        let (file, file_len) = platform::open_sized(&meta.path(place), false).map_err(failed)?;
         let mut head = [0u8; 256];
-        platform::read_at(file.as_fd(), &mut head, 0).map_err(failed)?;
+        let have = platform::read_at(file.as_fd(), &mut head, 0).map_err(failed)?;
+        let geometry = decode_geometry(name, &head[..have], file_len)?;
         Ok(Self {
             meta,
             geometry,
             file,
             file_len,
             head,
-            participant: participant::join(place).ok(),
+            participant: participant(),
         })
     }
 
@@ -414,7 +420,7 @@ impl SegmentOptions {
     /// [`ShmError::PermissionDenied`].
     pub fn inspect(&self) -> Result<SegmentReport> {
         let place = self.place()?;
-        Look::open(&place, &self.name)?.report()
+        Look::open(&place, &self.name, || participant::join(&place).ok())?.report()
     }
 }
 

@@ -115,7 +115,7 @@ pub use api::*;
 
 #[cfg(all(feature = "measure", not(loom)))]
 #[doc(hidden)]
-pub use copy::{MeasuredCopy, measured as measured_copies};
+pub use copy::{Measured, measured as measured_copies};
 
 /// The chapters of the documentation.
 pub mod docs {

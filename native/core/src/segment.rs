@@ -519,19 +519,23 @@ fn read_head(name: &str, file: &File) -> Result<(Geometry, Metadata)> {
     let len = found.len();
     let mut line = [0u8; HEADER_LEN];
     let have = platform::read_at(file.as_fd(), &mut line, 0).map_err(failed)?;
-    if have < HEADER_LEN {
+    let geometry = decode_geometry(name, &line[..have], len)?;
+    Ok((geometry, found))
+}
+
+/// The geometry of a file of `len` bytes that begins with `head`, checked.
+pub(crate) fn decode_geometry(name: &str, head: &[u8], len: u64) -> Result<Geometry> {
+    let Some(line) = head.first_chunk::<HEADER_LEN>() else {
         return Err(ShmError::Truncated {
             name: name.to_owned(),
         });
-    }
-    let geometry = Geometry::decode(&line, len, platform::page_size());
-    let geometry = geometry.map_err(|fault| match fault {
+    };
+    Geometry::decode(line, len, platform::page_size()).map_err(|fault| match fault {
         HeaderFault::Truncated { .. } => ShmError::Truncated {
             name: name.to_owned(),
         },
         other => corrupted(name, &other.to_string()),
-    })?;
-    Ok((geometry, found))
+    })
 }
 
 /// Unlinks a segment's files, metadata first. The caller holds the namespace lock.

@@ -4,7 +4,7 @@
 //! What one call may do, each item may do: the same limits, rights and counts. Whatever is not done on
 //! the spot is left to Elixir, which does it by a call of its own and says what is wrong with it.
 
-use rustler::{Binary, Encoder, Env, ListIterator, Term};
+use rustler::{Binary, Encoder, Env, Term};
 use snakepit_shm::{Descriptor, SegmentWriter};
 
 use crate::atoms;
@@ -20,20 +20,20 @@ const NORMAL_ITEMS: usize = 2048;
 /// What is made room for at once.
 const ROOM: usize = 128;
 
-/// The items of a list, within the limit; what is no list has none, for Elixir has looked before.
-fn items<'a>(list: Term<'a>, limit: usize) -> impl Iterator<Item = Answer<Term<'a>>> {
-    let items = list.decode::<ListIterator<'a>>();
-    items
-        .into_iter()
-        .flatten()
-        .enumerate()
-        .map(move |(at, item)| {
-            if at < limit {
-                Ok(item)
-            } else {
-                Err(Failure::Dirty)
-            }
-        })
+/// The items of a list, within the limit; those before its end, where it has none.
+fn items<'a>(mut list: Term<'a>, limit: usize) -> impl Iterator<Item = Answer<Term<'a>>> {
+    let cells = std::iter::from_fn(move || {
+        let (item, rest) = list.list_get_cell().ok()?;
+        list = rest;
+        Some(item)
+    });
+    cells.enumerate().map(move |(at, item)| {
+        if at < limit {
+            Ok(item)
+        } else {
+            Err(Failure::Dirty)
+        }
+    })
 }
 
 /// The values of readers, in order, as `{:ok, binary}` or `{:error, _}`; `nil` for what is no reader.

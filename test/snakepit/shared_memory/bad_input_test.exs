@@ -54,6 +54,10 @@ defmodule Snakepit.SharedMemory.BadInputTest do
       deallocate_region: [:region, :options],
       write: [:region, :iodata, :options],
       read: [:region, :options],
+      read_many: [:regions, :options],
+      write_many: [:values, :options],
+      buffer: [:size, :options],
+      read_into: [:region, :buffer, :options],
       seal: [:region, :options],
       binary: [:region, :options],
       share: [:iodata, :options],
@@ -141,6 +145,8 @@ defmodule Snakepit.SharedMemory.BadInputTest do
   defp acceptable?(kind, %{} = empty) when kind in [:options, :changes], do: empty == %{}
   defp acceptable?(:iodata, value), do: is_binary(value)
   defp acceptable?(:binary, value), do: is_binary(value)
+  # A list of what are no regions: each has its own answer.
+  defp acceptable?(:regions, value), do: value == [:a, "b"]
   defp acceptable?(:holder, value) when is_pid(value), do: node(value) == node()
   defp acceptable?(:holder, value) when is_reference(value), do: node(value) == node()
   defp acceptable?(:active, value), do: is_boolean(value)
@@ -150,6 +156,9 @@ defmodule Snakepit.SharedMemory.BadInputTest do
   defp good(:size, _), do: 4096
   defp good(:options, place), do: place
   defp good(:region, _), do: "good"
+  defp good(:regions, _), do: ["good"]
+  defp good(:values, _), do: [{"good", "data"}]
+  defp good(:buffer, _), do: SharedMemory.buffer!(4096)
   defp good(:iodata, _), do: "data"
   defp good(:function, _), do: & &1
   defp good(:id, _), do: "id"
@@ -239,8 +248,8 @@ defmodule Snakepit.SharedMemory.BadInputTest do
       assert {:error, %Error{code: :invalid_option} = error} = apply(module, name, arguments)
       assert error.message =~ "unknown option :namespce", "#{name}: #{error.message}"
 
-      # Sessions and workers are those of the node.
-      if name not in [:release_session, :release_worker] do
+      # Sessions and workers are those of the node; a buffer is of no place.
+      if name not in [:release_session, :release_worker, :buffer] do
         assert error.message =~ "did you mean :namespace?", "#{name}: #{error.message}"
       end
     end

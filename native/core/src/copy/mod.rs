@@ -51,20 +51,20 @@ pub(crate) unsafe fn six_words(src: *const u8) -> [u64; 6] {
     unsafe { machine_six_words(src) }
 }
 
-/// A way to copy between two slices of one length, by name.
+/// A way to copy, to be measured.
 #[cfg(feature = "measure")]
-pub type MeasuredCopy = (&'static str, fn(&mut [u8], &[u8]));
+pub type Measured = fn(&mut [u8], &[u8]);
 
 /// The ways to copy that this processor has, by name, and `copy`, which chooses among them; each for two
 /// slices of one length of at least 64. To be measured, not to be used.
 #[cfg(feature = "measure")]
-pub fn measured() -> Vec<MeasuredCopy> {
+pub fn measured() -> Vec<(&'static str, Measured)> {
     fn chosen(to: &mut [u8], from: &[u8]) {
         assert_eq!(to.len(), from.len());
         // SAFETY: private memory of that length, apart.
         unsafe { copy(to.as_mut_ptr(), from.as_ptr(), from.len()) }
     }
-    let mut all: Vec<MeasuredCopy> = vec![("copy", chosen)];
+    let mut all: Vec<(&'static str, Measured)> = vec![("copy", chosen)];
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     all.extend(x86_64::measured());
     all

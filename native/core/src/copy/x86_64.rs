@@ -1,4 +1,5 @@
-//! x86-64: overlapping loads up to 64 bytes, a vector loop above, `rep movsb` for large blocks.
+//! x86-64: overlapping loads up to 64 bytes, a vector loop above, `rep movsb` for large blocks
+//! (`docs/performance-copy.md`).
 
 use std::arch::asm;
 use std::arch::x86_64::__m128i;
@@ -319,7 +320,7 @@ pub(super) fn loops() -> Vec<Loop> {
 
 /// The same for `bench/`.
 #[cfg(feature = "measure")]
-pub(super) fn measured() -> Vec<super::MeasuredCopy> {
+pub(super) fn measured() -> Vec<(&'static str, super::Measured)> {
     macro_rules! safely {
         ($name:ident) => {{
             fn run(to: &mut [u8], from: &[u8]) {
@@ -327,7 +328,7 @@ pub(super) fn measured() -> Vec<super::MeasuredCopy> {
                 // SAFETY: private memory of that length, apart; only those of `named` are used.
                 unsafe { $name(to.as_mut_ptr(), from.as_ptr(), from.len()) }
             }
-            (stringify!($name), run as fn(&mut [u8], &[u8]))
+            (stringify!($name), run as super::Measured)
         }};
     }
     let all = [

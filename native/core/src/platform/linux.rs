@@ -114,6 +114,11 @@ pub(crate) fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
 
 /// Opens an existing regular file, never through a symbolic link.
 pub(crate) fn open_existing(path: &Path, writable: bool) -> io::Result<File> {
+    open_sized(path, writable).map(|(file, _len)| file)
+}
+
+/// [`open_existing`], and how long the file is, in bytes.
+pub(crate) fn open_sized(path: &Path, writable: bool) -> io::Result<(File, u64)> {
     let access = if writable {
         OFlag::O_RDWR
     } else {
@@ -122,13 +127,14 @@ pub(crate) fn open_existing(path: &Path, writable: bool) -> io::Result<File> {
     // O_NONBLOCK: a FIFO of that name must not hang us before we see what it is.
     let flags = access | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
     let file = File::from(fcntl::open(path, flags, Mode::empty())?);
-    if !file.metadata()?.is_file() {
+    let found = file.metadata()?;
+    if !found.is_file() {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             "not a regular file",
         ));
     }
-    Ok(file)
+    Ok((file, found.len()))
 }
 
 /// Reserves pages, so that touching them cannot fail later. In pieces, because tmpfs undoes the
