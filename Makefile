@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 export LC_ALL := C.UTF-8
 export ELIXIR_ERL_OPTIONS := +fnu
 
-.PHONY: help setup demo test bench bench-check faults chaos lint fmt clean doc \
+.PHONY: help setup demo test bench bench-check bench-peers faults chaos lint fmt clean doc \
         test-rust test-counts test-loom test-elixir test-python test-interop test-readme test-demo test-chaos test-trixie
 
 help: ## Say what there is
@@ -58,6 +58,9 @@ bench: setup ## Every measured promise beside its yardstick (BENCH_ARGS=--quick 
 
 bench-check: setup ## The ratios of now beside the kept ones; fails when one is worse than its noise allows
 	@.venv/bin/python bench/check.py $(CHECK_ARGS)
+
+bench-peers: setup ## Other people's shared memory, pipes, sockets and gRPC beside ours (PEERS_ARGS=--quick for a look)
+	@.venv/bin/python bench/peers/run.py $(PEERS_ARGS)
 
 faults: setup ## Every fault of docs/faults.md at full scale: 1,000 kills, 1,000 readers, 10,000 refused creates (minutes)
 	@SNAKEPIT_SHM_FULL=1 cargo test --release -p snakepit-shm --test faults -- --nocapture --test-threads=1

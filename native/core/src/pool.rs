@@ -19,6 +19,7 @@ pub use options::{PoolOptions, PoolStats, Strategy, Zero};
 use crate::error::{Resource, Result, ShmError};
 use crate::handle::Handle;
 use crate::layout::{Geometry, flags};
+use crate::mapping::kept;
 use crate::meta::Meta;
 use crate::name::Place;
 use crate::options::{Reserve, SegmentOptions};
@@ -117,7 +118,9 @@ impl Pool {
 
     /// [`Self::drain`] of all pools that [`Self::shared`] has made: for the end of a process.
     pub fn drain_shared() -> usize {
-        shared::all().iter().map(Self::drain).sum()
+        let bytes = shared::all().iter().map(Self::drain).sum();
+        kept::forget();
+        bytes
     }
 
     /// Changes limits and strategy from now on. Namespace and directory stay.

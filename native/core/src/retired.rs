@@ -8,6 +8,7 @@
 use crate::error::{Result, ShmError};
 use crate::layout::Geometry;
 use crate::mapping::Mapping;
+use crate::mapping::kept::{self, FileId};
 use crate::name::Place;
 use crate::participant::Participant;
 use crate::platform::{self, fork};
@@ -34,6 +35,7 @@ pub(crate) struct Retired {
 pub(crate) struct PoolFile {
     /// `None` when it has another name again.
     path: Option<PathBuf>,
+    id: FileId,
     epoch: u32,
 }
 
@@ -55,6 +57,7 @@ impl Drop for PoolFile {
         if let Some(path) = self.path.take().filter(|_| self.epoch == fork::epoch()) {
             // Removed by another: then it is gone, which is all that was wanted.
             let _ = std::fs::remove_file(path);
+            kept::forget_file(self.id);
         }
     }
 }
@@ -64,7 +67,7 @@ impl Retired {
     /// caller is its writer, in the process that created it or took it over, and gives it up in any case.
     pub(crate) fn of(segment: Segment) -> Result<Option<Self>> {
         let taken = Self::rename(&segment);
-        let Ok(Some((path, room))) = taken else {
+        let Ok(Some((path, id, room))) = taken else {
             segment.give_claim_back(true);
             return taken.map(|_| None);
         };
@@ -75,6 +78,7 @@ impl Retired {
             mapping: segment.mapping.into_inner(),
             file: PoolFile {
                 path: Some(path),
+                id,
                 epoch: fork::epoch(),
             },
             participant,
@@ -82,8 +86,8 @@ impl Retired {
         }))
     }
 
-    /// The path by which a pool knows the file from now on, and its length; `None` when it is removed.
-    fn rename(segment: &Segment) -> Result<Option<(PathBuf, usize)>> {
+    /// The path by which a pool knows the file from now on, the file, and its length; `None` when it is removed.
+    fn rename(segment: &Segment) -> Result<Option<(PathBuf, FileId, usize)>> {
         let Some(participant) = &segment.participant else {
             return Ok(None);
         };
@@ -96,8 +100,9 @@ impl Retired {
         tenure::mark(mapping);
         reclaim::clear_dead_readers(mapping, participant);
         let path = meta.path(place);
-        let found = std::fs::symlink_metadata(&path).map_or(0, |file| file.len());
-        let room = usize::try_from(found).unwrap_or(0).min(mapping.len());
+        let found = std::fs::symlink_metadata(&path).ok();
+        let len = found.as_ref().map_or(0, std::fs::Metadata::len);
+        let room = usize::try_from(len).unwrap_or(0).min(mapping.len());
         let needed = mapping.geometry().file_len(platform::page_size());
         let kept = room >= needed && !mapping.lost() && {
             // In this order: a file whose metadata is missing is found again by its identity, metadata whose
@@ -113,7 +118,8 @@ impl Retired {
         reclaim::tell_closed(mapping);
         tracing::debug!(name = %meta.name, kept, "retired");
         let page = platform::page_size();
-        Ok(kept.then_some((pool_path, room / page * page)))
+        let id = found.as_ref().map(FileId::of).filter(|_| kept);
+        Ok(id.map(|id| (pool_path, id, room / page * page)))
     }
 
     /// Bytes of the file.

@@ -26,7 +26,7 @@ const MOST: usize = 64;
 
 /// Which file a mapping is of. The mapping keeps the file from being another's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct FileId {
+pub(crate) struct FileId {
     dev: u64,
     ino: u64,
 }
@@ -107,7 +107,7 @@ impl Drop for Keepable {
 }
 
 impl FileId {
-    fn of(file: &Metadata) -> Self {
+    pub(crate) fn of(file: &Metadata) -> Self {
         Self {
             dev: file.dev(),
             ino: file.ino(),
@@ -161,6 +161,17 @@ fn expire() {
     }
     drop(kept);
     drop(old);
+}
+
+/// Unmaps what is kept of a file that no segment will be in again.
+pub(crate) fn forget_file(file: FileId) {
+    let mut kept = kept();
+    let (gone, rest) = std::mem::take(&mut *kept)
+        .into_iter()
+        .partition::<Vec<_>, _>(|one| one.file == file);
+    *kept = rest;
+    drop(kept);
+    drop(gone); // not under the lock
 }
 
 /// Unmaps all that is kept.
