@@ -88,12 +88,16 @@ main() {
   report=(report --parts "$SNAKEPIT_BENCH_PARTS" --targets bench/targets.json
     --date "$(date -u +%Y-%m-%dT%H:%M:%SZ)" --commit "$(git describe --always --dirty 2>/dev/null || echo unknown)")
   for section in "${failed[@]}"; do report+=(--failed "$section"); done
-  # A run of some sections is for the eye; it does not replace the results of a whole one.
+  # A run of some sections is for the eye; neither it nor a short one replaces the results of a whole one, which are
+  # kept and which docs/performance.md is made from.
+  local results="bench/results"
+  [ -z "$quick" ] || results="target/bench-quick"
   if [ -z "$only" ]; then
-    mkdir -p bench/results
-    report+=(--results bench/results)
+    mkdir -p "$results"
+    report+=(--results "$results")
   fi
   "$bench" "${report[@]}" "${flags[@]}"
+  [ -n "$only$quick" ] || "$python" bench/performance.py
   # For whoever compares the figures (bench/check.py).
   if [ -n "${SNAKEPIT_BENCH_KEEP_PARTS:-}" ]; then
     cp "$SNAKEPIT_BENCH_PARTS"/*.json "$SNAKEPIT_BENCH_KEEP_PARTS"/

@@ -38,6 +38,8 @@ for peer in interop chaos; do
   check "cargo fmt, $peer peer" cargo fmt --manifest-path "test/$peer/peer/Cargo.toml" -- --check
   check "cargo clippy, $peer peer" peer_clippy "$peer"
 done
+# Its clippy would fetch and build every peer: `make bench-peers` does that.
+check "cargo fmt, peers" cargo fmt --manifest-path bench/peers/Cargo.toml -- --check
 check "cargo doc" env RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --no-deps
 check "mix format" mix format --check-formatted
 check "mix compile" env MIX_ENV=test mix compile --warnings-as-errors
@@ -46,7 +48,8 @@ check "ruff format" ruff format --quiet --check native/python scripts examples t
 check "mypy" in_package mypy
 check "stubtest" in_package python -m mypy.stubtest --mypy-config-file pyproject.toml snakepit_shm
 check "unsafe policy" scripts/unsafe_policy.sh
-check "bench gate" python -m unittest discover --quiet --start-directory bench --pattern "test_check.py"
+check "bench scripts" python -m unittest discover --quiet --start-directory bench --pattern "test_*.py"
+check "performance page" python bench/performance.py --check
 check "named tests" python scripts/named_tests.py docs/faults.md docs/requirements.md
 check "shell syntax" bash -n scripts/*.sh .ci/run
 
