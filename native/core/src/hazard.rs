@@ -249,8 +249,9 @@ fn account(words: &impl Hazards, lookout: &mut Lookout) {
         return;
     }
     lookout.since_cleared = 0;
-    let calm = lookout.without >= CALM_AFTER;
     let groups = words.pins().swap(0, Ordering::Relaxed);
+    // Not when somebody has pinned since, and let go: it will again, and would wait for each pin.
+    let calm = groups == 0 && lookout.without >= CALM_AFTER;
     if calm {
         words.pinnable().store(0, Ordering::Relaxed);
     }

@@ -4,6 +4,7 @@ mod support;
 
 use snakepit_shm::{Integrity, Pinned, SegmentReader, ShmError};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use support::{Peer, Shm, counter_of, eventually, hear, options, pattern, play, say};
@@ -156,6 +157,32 @@ fn a_writer_that_has_become_calm_is_asked_in_vain_for_nothing() {
             assert!(holds(&reader.pin().unwrap(), counter));
         }
     }
+    reader.close().unwrap();
+    writer.close().unwrap();
+}
+
+/// Between two writes nothing is pinned; but somebody pins now and then, and must not wait each time.
+#[test]
+fn a_writer_stays_awake_while_somebody_pins_between_its_writes() {
+    let shm = Shm::new();
+    let mut writer = shm.options("live").slots(3).create().unwrap();
+    put(&mut writer, 0);
+    let reader = shm.options("live").attach_reader().unwrap();
+    let file = std::fs::File::open(shm.segment_file("live")).unwrap();
+    let looks = || {
+        let mut word = [0u8; 4];
+        file.read_exact_at(&mut word, 148).unwrap(); // `pinnable` (docs/format.md)
+        u32::from_le_bytes(word) == 1
+    };
+    for counter in 1..5_000 {
+        put(&mut writer, counter);
+        assert!(looks(), "after {counter} writes");
+        assert!(reader.pin().unwrap().in_place());
+    }
+    for counter in 0..5_000 {
+        put(&mut writer, counter);
+    }
+    assert!(!looks(), "nobody pins any more");
     reader.close().unwrap();
     writer.close().unwrap();
 }
