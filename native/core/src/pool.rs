@@ -203,7 +203,7 @@ impl Pool {
         }?;
         let writer = SegmentWriter::of_new(segment);
         if let Some(mut state) = self.state() {
-            let tenant = options.tenant.clone();
+            let tenant = Some(options.tenant.clone());
             let past = Past { kind, tenant };
             state.store.lives(writer.segment(), past, needed, recycled);
         }
@@ -216,7 +216,7 @@ impl Pool {
         let found = state.store.take(geometry, kind, strategy)?;
         let zero = match state.options.zero {
             Zero::Never => false,
-            Zero::BetweenTenants => found.past.tenant != tenant,
+            Zero::BetweenTenants => found.past.tenant.as_deref() != Some(tenant),
             Zero::Always => true,
         };
         drop(state);

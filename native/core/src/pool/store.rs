@@ -32,7 +32,8 @@ impl Kind {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Past {
     pub(super) kind: Kind,
-    pub(super) tenant: String,
+    /// `None`: whoever made it was not this pool, so nobody here knows.
+    pub(super) tenant: Option<String>,
 }
 
 /// Memory that waits for a segment.
