@@ -185,12 +185,18 @@ impl Pool {
             Some(retired) => Memory::Recycled(retired),
             None => Memory::Room(store::class_of(needed)),
         };
-        let recycled = matches!(memory, Memory::Recycled(_));
+        // A file that was cut is shorter than its mapping.
+        let mut recycled_room = match &memory {
+            Memory::Recycled(retired) => Some(retired.room()),
+            _ => None,
+        };
+        let recycled = recycled_room.is_some();
         let segment = match Segment::create_in(options, memory) {
             // Its file was removed from under us; or it is full beyond the class, but not beyond the need.
             Err(ShmError::Io { source, .. })
                 if recycled && source.kind() == std::io::ErrorKind::NotFound =>
             {
+                recycled_room = None;
                 Segment::create_in(options, Memory::Room(store::class_of(needed)))
             }
             Err(ShmError::ResourceExhausted {
@@ -205,7 +211,7 @@ impl Pool {
         if let Some(mut state) = self.state() {
             let tenant = Some(options.tenant.clone());
             let past = Past { kind, tenant };
-            state.store.lives(writer.segment(), past, needed, recycled);
+            state.store.lives(writer.segment(), past, needed, recycled_room);
         }
         Ok(writer)
     }

@@ -99,7 +99,12 @@ impl Retired {
         let found = std::fs::symlink_metadata(&path).map_or(0, |file| file.len());
         let room = usize::try_from(found).unwrap_or(0).min(mapping.len());
         let needed = mapping.geometry().file_len(platform::page_size());
-        let kept = room >= needed && !mapping.lost() && {
+        let page = platform::page_size();
+        let room = room / page * page;
+        // An heir has mapped its need of a file that may be longer. What nobody would count is cut off.
+        let cut = || platform::open_existing(&path, true)?.set_len(room as u64);
+        let counted = found == room as u64 || cut().is_ok();
+        let kept = room >= needed && counted && !mapping.lost() && {
             // In this order: a file whose metadata is missing is found again by its identity, metadata whose
             // file is missing is corrupt.
             let meta_path = place.meta_path(&meta.name)?;
@@ -112,8 +117,7 @@ impl Retired {
         }
         reclaim::tell_closed(mapping);
         tracing::debug!(name = %meta.name, kept, "retired");
-        let page = platform::page_size();
-        Ok(kept.then_some((pool_path, room / page * page)))
+        Ok(kept.then_some((pool_path, room)))
     }
 
     /// Bytes of the file.
