@@ -105,12 +105,17 @@ impl Attachment {
 
     /// Takes an entry of the reader table; `None` when the segment is being removed.
     pub(crate) fn counted(segment: Segment, file: &File) -> Result<Option<Self>> {
-        let Some(participant) = segment.participant.clone() else {
+        let participant = segment.participant.clone();
+        let Some(participant) = participant.filter(|_| segment.mapping.registers()) else {
+            // Nobody would know that it reads on when the memory becomes another segment's.
+            if segment.mapping.geometry().has(flags::POOLED) {
+                return Err(ShmError::PermissionDenied {
+                    name: segment.name.clone(),
+                    operation: "register a reader of",
+                });
+            }
             return Ok(Some(Self::uncounted(Arc::new(segment))));
         };
-        if !segment.mapping.registers() {
-            return Ok(Some(Self::uncounted(Arc::new(segment))));
-        }
         let entry = match take_entry(&segment, file, participant.key())? {
             Some(entry) => entry,
             None => {
