@@ -36,6 +36,8 @@ pub(crate) struct Segment {
     pub participant: Option<Arc<Participant>>,
     /// Fork epoch of the process that attached.
     pub epoch: u32,
+    /// Mapped like any other: not locked, bound, or kept from children, as another segment here would be too.
+    pub plain: bool,
 }
 
 impl Segment {
@@ -119,6 +121,7 @@ impl Segment {
             mapping: Keepable::never(mapping),
             participant: Some(participant),
             epoch: platform::fork::epoch(),
+            plain: is_plain(options),
         })
     }
 
@@ -186,6 +189,7 @@ impl Segment {
             mapping,
             participant,
             epoch: platform::fork::epoch(),
+            plain: is_plain(options),
         };
         Ok((segment, file))
     }
@@ -317,6 +321,10 @@ impl Source {
     }
 }
 
+fn is_plain(options: &SegmentOptions) -> bool {
+    !options.lock_memory && !options.dont_fork && options.numa.is_none()
+}
+
 /// Maps a segment that exists: in the memory that an earlier reader has left mapped, if there is such.
 fn map(
     options: &SegmentOptions,
@@ -327,8 +335,7 @@ fn map(
 ) -> Result<Keepable> {
     let name = options.name.as_str();
     // What was locked, or kept from children, would be so for the next as well.
-    let plain = !options.lock_memory && !options.dont_fork;
-    let keep = geometry.has(flags::POOLED) && access == Access::Reader && plain;
+    let keep = geometry.has(flags::POOLED) && access == Access::Reader && is_plain(options);
     if !keep {
         let mapping = Mapping::new(name, file, geometry, access)?;
         pages::attached(options, name, &mapping, file)?;

@@ -223,8 +223,11 @@ impl SegmentWriter {
     /// Takes the segment out of its name and keeps its memory; `None` when that was not to be had, and is
     /// removed. Attached readers keep what they have mapped and are told that it is closed.
     pub(crate) fn retire(mut self) -> Result<Option<Retired>> {
+        if let Some(crowd) = self.crowd.take() {
+            crowd.leave(); // holds the segment
+        }
         let shared = Arc::strong_count(&self.segment) > 1; // views of the sealed value, in this process
-        if shared || !self.holds_claim || self.in_child() {
+        if shared || !self.segment.plain || !self.holds_claim || self.in_child() {
             self.remove()?;
             return Ok(None);
         }
