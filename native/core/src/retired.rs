@@ -94,6 +94,7 @@ impl Retired {
             return Ok(None); // removed by another, or its metadata lost: whoever finds it again removes it
         };
         tenure::mark(mapping);
+        segment.tell_inherited();
         reclaim::clear_dead_readers(mapping, participant);
         let path = meta.path(place);
         let found = std::fs::symlink_metadata(&path).map_or(0, |file| file.len());
@@ -104,7 +105,7 @@ impl Retired {
         // An heir has mapped its need of a file that may be longer. What nobody would count is cut off.
         let cut = || platform::open_existing(&path, true)?.set_len(room as u64);
         let counted = found == room as u64 || cut().is_ok();
-        let kept = room >= needed && counted && !mapping.lost() && {
+        let kept = room >= needed && counted && !is_spoilt(mapping) && {
             // In this order: a file whose metadata is missing is found again by its identity, metadata whose
             // file is missing is corrupt.
             let meta_path = place.meta_path(&meta.name)?;
@@ -137,7 +138,7 @@ impl Retired {
             reclaim::clear_dead_readers(&self.mapping, &self.participant);
             return Ok(false);
         }
-        Ok(!self.mapping.lost())
+        Ok(!is_spoilt(&self.mapping))
     }
 
     /// Whether readers of its last segment still use it.
@@ -145,9 +146,9 @@ impl Retired {
         !tenure::is_left(&self.mapping)
     }
 
-    /// Whether its pages were lost, which is for good.
+    /// Whether no segment can ever have it: its pages were lost, or a forked child may look at it.
     pub(crate) fn is_lost(&self) -> bool {
-        self.mapping.lost()
+        is_spoilt(&self.mapping)
     }
 
     /// Zeroes all that segments have written to it.
@@ -166,6 +167,11 @@ impl Retired {
         mapping.generation().fetch_add(1, Ordering::Relaxed);
         (mapping, self.file)
     }
+}
+
+fn is_spoilt(mapping: &Mapping) -> bool {
+    // Relaxed: told before the entry is given back, whose Acquire comes first where it matters.
+    mapping.lost() || mapping.inherited().load(Ordering::Relaxed) != 0
 }
 
 fn random() -> Result<u64> {

@@ -36,6 +36,8 @@ pub(crate) struct Segment {
     pub participant: Option<Arc<Participant>>,
     /// Fork epoch of the process that attached.
     pub epoch: u32,
+    /// Its forks until then.
+    pub forks: u32,
     /// Mapped like any other: not locked, bound, or kept from children, as another segment here would be too.
     pub plain: bool,
 }
@@ -121,6 +123,7 @@ impl Segment {
             mapping: Keepable::never(mapping),
             participant: Some(participant),
             epoch: platform::fork::epoch(),
+            forks: platform::fork::forks(),
             plain: is_plain(options),
         })
     }
@@ -180,6 +183,8 @@ impl Segment {
                 found: geometry.schema_id,
             });
         }
+        // Before it is mapped: a child of a fork in between has the mapping.
+        let forks = platform::fork::forks();
         let mapping = map(options, &file, &found, geometry, access)?;
         let segment = Self {
             name: name.to_owned(),
@@ -189,6 +194,7 @@ impl Segment {
             mapping,
             participant,
             epoch: platform::fork::epoch(),
+            forks,
             plain: is_plain(options),
         };
         Ok((segment, file))
@@ -224,8 +230,18 @@ impl Segment {
         }
     }
 
+    /// Says so where a forked child may have the mapping: it is in no table, so whoever keeps the memory of a
+    /// pool would not know of it. To be told before the entry or the claim is given back.
+    pub(crate) fn tell_inherited(&self) {
+        if self.mapping.geometry().has(flags::POOLED) && self.forks != platform::fork::forks() {
+            // Relaxed: the Release of the entry or claim publishes it.
+            self.mapping.inherited().store(1, Ordering::Relaxed);
+        }
+    }
+
     /// Gives the writer claim back, which this process has, and ends the segment if it is to be closed.
     pub(crate) fn give_claim_back(&self, close: bool) {
+        self.tell_inherited();
         let mapping = &*self.mapping;
         // Released: the grace for the next writer begins. Closed: there is none.
         let since = if close {

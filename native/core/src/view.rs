@@ -222,6 +222,7 @@ impl Drop for Attachment {
         let Some(entry) = self.entry.filter(|_| self.segment.epoch == fork::epoch()) else {
             return;
         };
+        self.segment.tell_inherited();
         let mapping = &*self.segment.mapping;
         mapping.reader_pin(entry).store(0, Ordering::Relaxed);
         // Nobody sleeps on it here any more: what is left is of a child that was killed asleep.
