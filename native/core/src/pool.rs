@@ -181,7 +181,11 @@ impl Pool {
         needed: usize,
     ) -> Result<SegmentWriter> {
         let kind = Kind::of(options);
-        let memory = match self.take(geometry, &kind, &options.tenant) {
+        // A name that is taken most often stays so: that costs no memory that was kept.
+        let is_taken = self.inner.place.meta_path(&options.name)?;
+        let is_taken = is_taken.symlink_metadata().is_ok();
+        let kept = || self.take(geometry, &kind, &options.tenant);
+        let memory = match (!is_taken).then(kept).flatten() {
             Some(retired) => Memory::Recycled(retired),
             None => Memory::Room(store::class_of(needed)),
         };
@@ -211,7 +215,9 @@ impl Pool {
         if let Some(mut state) = self.state() {
             let tenant = Some(options.tenant.clone());
             let past = Past { kind, tenant };
-            state.store.lives(writer.segment(), past, needed, recycled_room);
+            state
+                .store
+                .lives(writer.segment(), past, needed, recycled_room);
         }
         Ok(writer)
     }

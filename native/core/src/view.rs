@@ -143,7 +143,8 @@ impl Attachment {
                 let lock = participant.lock_namespace()?;
                 reclaim::clear_dead_readers(&segment.mapping, &participant);
                 drop(lock);
-                take_entry(&segment, Some(file), participant.key())?.ok_or_else(|| full(&segment))?
+                take_entry(&segment, Some(file), participant.key())?
+                    .ok_or_else(|| full(&segment))?
             }
         };
         let attachment = Self {

@@ -206,9 +206,7 @@ mod tests {
     fn readers_that_come_and_go_leave_no_order_each() {
         let dir = tempfile::tempdir().unwrap();
         let pool = PoolOptions::new("kept", dir.path()).open().unwrap();
-        let options = SegmentOptions::new("x")
-            .namespace("kept")
-            .dir(dir.path());
+        let options = SegmentOptions::new("x").namespace("kept").dir(dir.path());
         let writer = pool.create(&options).unwrap();
         let before = ORDERS.load(Ordering::Relaxed);
         for _ in 0..1000 {
