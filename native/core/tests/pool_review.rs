@@ -217,3 +217,29 @@ fn the_heirs_file_is_as_long_as_it_counts() {
     drop(pool);
     assert_eq!(counted as u64, len);
 }
+
+/// One pool looks at what it has made while another ends it: the claim is nobody's afterwards.
+#[test]
+fn who_looks_while_a_segment_ends_leaves_no_claim() {
+    let shm = Shm::new();
+    let (maker, heir) = (pool(shm.path()), pool(shm.path()));
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                let _ = maker.shorten();
+            }
+        });
+        let failed = (0..3_000).find_map(|_| {
+            let writer = maker.create(&once(shm.path(), "x", 256 << 10)).ok()?;
+            heir.retire(writer).err()
+        });
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(failed.is_none(), "{failed:?}");
+    });
+    maker
+        .create(&once(shm.path(), "x", 256 << 10))
+        .unwrap()
+        .close()
+        .unwrap();
+}
