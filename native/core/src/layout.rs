@@ -70,6 +70,9 @@ pub(crate) mod control {
     /// `pins: u64`, a bit for each 64th part of the reader table in which somebody may have pinned a
     /// slot.
     pub const PINS: usize = 8;
+    /// `inherited: u32`, 1 when a forked child of somebody who left may still look: the memory of a pool is
+    /// not used again then.
+    pub const INHERITED: usize = 16;
 }
 
 /// Offsets in a reader-table entry.

@@ -254,6 +254,13 @@ impl Mapping {
         unsafe { &*at.cast::<AtomicU32>() }
     }
 
+    /// Whether somebody who left has a child that may still look; for all that can write the control pages.
+    pub(crate) fn inherited(&self) -> &AtomicU32 {
+        let at = self.control_at(control::INHERITED, 4);
+        // SAFETY: as `reader_key`.
+        unsafe { &*at.cast::<AtomicU32>() }
+    }
+
     /// Participant key of a reader-table entry.
     pub(crate) fn reader_key(&self, index: usize) -> &AtomicU64 {
         let at = self.entry(index, reader_entry::KEY, 8);

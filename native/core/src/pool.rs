@@ -184,16 +184,26 @@ impl Pool {
         needed: usize,
     ) -> Result<SegmentWriter> {
         let kind = Kind::of(options);
-        let memory = match self.take(geometry, &kind, &options.tenant) {
+        // A name that is taken most often stays so: that costs no memory that was kept.
+        let is_taken = self.inner.place.meta_path(&options.name)?;
+        let is_taken = is_taken.symlink_metadata().is_ok();
+        let kept = || self.take(geometry, &kind, &options.tenant);
+        let memory = match (!is_taken).then(kept).flatten() {
             Some(retired) => Memory::Recycled(retired),
             None => Memory::Room(store::class_of(needed)),
         };
-        let recycled = matches!(memory, Memory::Recycled(_));
+        // A file that was cut is shorter than its mapping.
+        let mut recycled_room = match &memory {
+            Memory::Recycled(retired) => Some(retired.room()),
+            _ => None,
+        };
+        let recycled = recycled_room.is_some();
         let segment = match Segment::create_in(options, memory) {
             // Its file was removed from under us; or it is full beyond the class, but not beyond the need.
             Err(ShmError::Io { source, .. })
                 if recycled && source.kind() == std::io::ErrorKind::NotFound =>
             {
+                recycled_room = None;
                 Segment::create_in(options, Memory::Room(store::class_of(needed)))
             }
             Err(ShmError::ResourceExhausted {
@@ -206,9 +216,11 @@ impl Pool {
         }?;
         let writer = SegmentWriter::of_new(segment);
         if let Some(mut state) = self.state() {
-            let tenant = options.tenant.clone();
+            let tenant = Some(options.tenant.clone());
             let past = Past { kind, tenant };
-            state.store.lives(writer.segment(), past, needed, recycled);
+            state
+                .store
+                .lives(writer.segment(), past, needed, recycled_room);
         }
         Ok(writer)
     }
@@ -219,7 +231,7 @@ impl Pool {
         let found = state.store.take(geometry, kind, strategy)?;
         let zero = match state.options.zero {
             Zero::Never => false,
-            Zero::BetweenTenants => found.past.tenant != tenant,
+            Zero::BetweenTenants => found.past.tenant.as_deref() != Some(tenant),
             Zero::Always => true,
         };
         drop(state);

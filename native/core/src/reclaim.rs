@@ -410,6 +410,9 @@ pub(crate) fn on_occasion(place: &Place, participant: &Arc<Participant>) {
                     };
                     let _ = sweep_in_passing(&place, &name, &participant);
                 }
+                if let Some(participant) = weak.upgrade() {
+                    let _ = retired::remove_leftovers(&place, &participant, false);
+                }
             });
         }
     }

@@ -98,13 +98,21 @@ impl Retired {
             return Ok(None); // removed by another, or its metadata lost: whoever finds it again removes it
         };
         tenure::mark(mapping);
+        segment.tell_inherited();
         reclaim::clear_dead_readers(mapping, participant);
         let path = meta.path(place);
         let found = std::fs::symlink_metadata(&path).ok();
         let len = found.as_ref().map_or(0, std::fs::Metadata::len);
         let room = usize::try_from(len).unwrap_or(0).min(mapping.len());
         let needed = mapping.geometry().file_len(platform::page_size());
-        let kept = room >= needed && !mapping.lost() && {
+        let page = platform::page_size();
+        let room = room / page * page;
+        // An heir has mapped its need of a file that may be longer. What nobody would count is cut off.
+        let cut = || platform::open_existing(&path, true)?.set_len(room as u64);
+        let counted = len == room as u64 || cut().is_ok();
+        // Beyond any clock, so that no later segment of the file could have another.
+        let lasting = mapping.geometry().created_ns < u64::MAX / 2;
+        let kept = room >= needed && counted && lasting && !is_spoilt(mapping) && {
             // In this order: a file whose metadata is missing is found again by its identity, metadata whose
             // file is missing is corrupt.
             let meta_path = place.meta_path(&meta.name)?;
@@ -117,9 +125,8 @@ impl Retired {
         }
         reclaim::tell_closed(mapping);
         tracing::debug!(name = %meta.name, kept, "retired");
-        let page = platform::page_size();
         let id = found.as_ref().map(FileId::of).filter(|_| kept);
-        Ok(id.map(|id| (pool_path, id, room / page * page)))
+        Ok(id.map(|id| (pool_path, id, room)))
     }
 
     /// Bytes of the file.
@@ -139,7 +146,7 @@ impl Retired {
             reclaim::clear_dead_readers(&self.mapping, &self.participant);
             return Ok(false);
         }
-        Ok(!self.mapping.lost())
+        Ok(!is_spoilt(&self.mapping))
     }
 
     /// Whether readers of its last segment still use it.
@@ -147,9 +154,9 @@ impl Retired {
         !tenure::is_left(&self.mapping)
     }
 
-    /// Whether its pages were lost, which is for good.
+    /// Whether no segment can ever have it: its pages were lost, or a forked child may look at it.
     pub(crate) fn is_lost(&self) -> bool {
-        self.mapping.lost()
+        is_spoilt(&self.mapping)
     }
 
     /// Zeroes all that segments have written to it.
@@ -168,6 +175,11 @@ impl Retired {
         mapping.generation().fetch_add(1, Ordering::Relaxed);
         (mapping, self.file)
     }
+}
+
+fn is_spoilt(mapping: &Mapping) -> bool {
+    // Relaxed: told before the entry is given back, whose Acquire comes first where it matters.
+    mapping.lost() || mapping.inherited().load(Ordering::Relaxed) != 0
 }
 
 fn random() -> Result<u64> {

@@ -36,6 +36,10 @@ pub(crate) struct Segment {
     pub participant: Option<Arc<Participant>>,
     /// Fork epoch of the process that attached.
     pub epoch: u32,
+    /// Its forks until then.
+    pub forks: u32,
+    /// Mapped like any other: not locked, bound, or kept from children, as another segment here would be too.
+    pub plain: bool,
 }
 
 impl Segment {
@@ -119,6 +123,8 @@ impl Segment {
             mapping: Keepable::never(mapping),
             participant: Some(participant),
             epoch: platform::fork::epoch(),
+            forks: platform::fork::forks(),
+            plain: is_plain(options),
         })
     }
 
@@ -177,6 +183,8 @@ impl Segment {
                 found: geometry.schema_id,
             });
         }
+        // Before it is mapped: a child of a fork in between has the mapping.
+        let forks = platform::fork::forks();
         let mapping = map(options, &file, &found, geometry, access)?;
         let segment = Self {
             name: name.to_owned(),
@@ -186,6 +194,8 @@ impl Segment {
             mapping,
             participant,
             epoch: platform::fork::epoch(),
+            forks,
+            plain: is_plain(options),
         };
         Ok((segment, file))
     }
@@ -220,8 +230,18 @@ impl Segment {
         }
     }
 
+    /// Says so where a forked child may have the mapping: it is in no table, so whoever keeps the memory of a
+    /// pool would not know of it. To be told before the entry or the claim is given back.
+    pub(crate) fn tell_inherited(&self) {
+        if self.mapping.geometry().has(flags::POOLED) && self.forks != platform::fork::forks() {
+            // Relaxed: the Release of the entry or claim publishes it.
+            self.mapping.inherited().store(1, Ordering::Relaxed);
+        }
+    }
+
     /// Gives the writer claim back, which this process has, and ends the segment if it is to be closed.
     pub(crate) fn give_claim_back(&self, close: bool) {
+        self.tell_inherited();
         let mapping = &*self.mapping;
         // Released: the grace for the next writer begins. Closed: there is none.
         let since = if close {
@@ -317,6 +337,10 @@ impl Source {
     }
 }
 
+fn is_plain(options: &SegmentOptions) -> bool {
+    !options.lock_memory && !options.dont_fork && options.numa.is_none()
+}
+
 /// Maps a segment that exists: in the memory that an earlier reader has left mapped, if there is such.
 fn map(
     options: &SegmentOptions,
@@ -327,8 +351,7 @@ fn map(
 ) -> Result<Keepable> {
     let name = options.name.as_str();
     // What was locked, or kept from children, would be so for the next as well.
-    let plain = !options.lock_memory && !options.dont_fork;
-    let keep = geometry.has(flags::POOLED) && access == Access::Reader && plain;
+    let keep = geometry.has(flags::POOLED) && access == Access::Reader && is_plain(options);
     if !keep {
         let mapping = Mapping::new(name, file, geometry, access)?;
         pages::attached(options, name, &mapping, file)?;

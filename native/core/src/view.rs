@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 #[derive(Debug)]
 pub(crate) struct Attachment {
     pub segment: Arc<Segment>,
-    /// `None`: not counted (an observer, or the writer's own view).
+    /// `None`: not counted (an observer, or the writer's own view of what is no pool's).
     entry: Option<usize>,
     /// Whoever closes looks by itself whether the segment has ended.
     closing: AtomicBool,
@@ -103,22 +103,48 @@ impl Attachment {
         self.pins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The writer's own. Of a pool's segment it is counted: the view may outlive the claim, and whoever
+    /// takes that over may keep the memory for another segment.
+    pub(crate) fn of_writer(segment: Arc<Segment>) -> Result<Self> {
+        let Some(participant) = segment.participant.clone() else {
+            return Ok(Self::uncounted(segment));
+        };
+        // In a forked child the key is the parent's.
+        let inherited = segment.epoch != fork::epoch();
+        if inherited || !segment.mapping.geometry().has(flags::POOLED) {
+            return Ok(Self::uncounted(segment));
+        }
+        let entry = take_entry(&segment, None, participant.key())?;
+        let mut attachment = Self::uncounted(segment);
+        match entry {
+            Some(entry) => attachment.entry = Some(entry),
+            None => return Err(full(&attachment.segment)),
+        }
+        Ok(attachment)
+    }
+
     /// Takes an entry of the reader table; `None` when the segment is being removed.
     pub(crate) fn counted(segment: Segment, file: &File) -> Result<Option<Self>> {
-        let Some(participant) = segment.participant.clone() else {
+        let participant = segment.participant.clone();
+        let Some(participant) = participant.filter(|_| segment.mapping.registers()) else {
+            // Nobody would know that it reads on when the memory becomes another segment's.
+            if segment.mapping.geometry().has(flags::POOLED) {
+                return Err(ShmError::PermissionDenied {
+                    name: segment.name.clone(),
+                    operation: "register a reader of",
+                });
+            }
             return Ok(Some(Self::uncounted(Arc::new(segment))));
         };
-        if !segment.mapping.registers() {
-            return Ok(Some(Self::uncounted(Arc::new(segment))));
-        }
-        let entry = match take_entry(&segment, file, participant.key())? {
+        let entry = match take_entry(&segment, Some(file), participant.key())? {
             Some(entry) => entry,
             None => {
                 // Full: of the living?
                 let lock = participant.lock_namespace()?;
                 reclaim::clear_dead_readers(&segment.mapping, &participant);
                 drop(lock);
-                take_entry(&segment, file, participant.key())?.ok_or_else(|| full(&segment))?
+                take_entry(&segment, Some(file), participant.key())?
+                    .ok_or_else(|| full(&segment))?
             }
         };
         let attachment = Self {
@@ -158,8 +184,9 @@ fn full(segment: &Segment) -> ShmError {
     }
 }
 
-/// A free entry of the reader table; `None` when there is none.
-fn take_entry(segment: &Segment, file: &File, key: u64) -> Result<Option<usize>> {
+/// A free entry of the reader table; `None` when there is none. Without the file only of the first page,
+/// which is reserved.
+fn take_entry(segment: &Segment, file: Option<&File>, key: u64) -> Result<Option<usize>> {
     let mapping = &*segment.mapping;
     let most = mapping.geometry().max_readers;
     let page = platform::page_size();
@@ -167,6 +194,7 @@ fn take_entry(segment: &Segment, file: &File, key: u64) -> Result<Option<usize>>
     for index in 0..most {
         let (at, _) = mapping.entry_page(index);
         if at != reserved_page {
+            let Some(file) = file else { break };
             // Reserved by whoever needs it first; a page that is there already costs one call.
             platform::reserve(file, at, page)
                 .map_err(|e| ShmError::from_io(&segment.name, "reserve reader table of", e))?;
@@ -195,6 +223,7 @@ impl Drop for Attachment {
         let Some(entry) = self.entry.filter(|_| self.segment.epoch == fork::epoch()) else {
             return;
         };
+        self.segment.tell_inherited();
         let mapping = &*self.segment.mapping;
         mapping.reader_pin(entry).store(0, Ordering::Relaxed);
         // Nobody sleeps on it here any more: what is left is of a child that was killed asleep.

@@ -48,13 +48,21 @@ struct Kept {
 }
 
 #[derive(Default)]
+struct Held {
+    list: Vec<Kept>,
+    /// Whether the background will look for what is old. Asked once, however often the list is emptied and
+    /// filled in between: else a reader that comes and goes would leave an order each time.
+    watched: bool,
+}
+
+#[derive(Default)]
 struct Store {
-    kept: Mutex<Vec<Kept>>,
+    kept: Mutex<Held>,
 }
 
 static STORE: PerProcess<Store> = PerProcess::new();
 
-fn kept() -> MutexGuard<'static, Vec<Kept>> {
+fn kept() -> MutexGuard<'static, Held> {
     let store = STORE.get().kept.lock();
     store.unwrap_or_else(PoisonError::into_inner)
 }
@@ -119,17 +127,21 @@ fn keep(file: FileId, mapping: Mapping) {
     let now = Instant::now();
     let mut out = Vec::new();
     {
-        let mut kept = kept();
-        if kept.is_empty() && !background::run_after(IDLE, expire) {
+        let mut held = kept();
+        if !held.watched {
+            held.watched = order_expiry(IDLE);
+        }
+        if !held.watched {
             return; // nobody would unmap it
         }
+        let kept = &mut held.list;
         kept.push(Kept {
             file,
             mapping,
             since: now,
         });
         let bytes = |kept: &Vec<Kept>| kept.iter().map(|k| k.mapping.len()).sum::<usize>();
-        while kept.len() > MOST || bytes(&kept) > MOST_BYTES {
+        while kept.len() > MOST || bytes(kept) > MOST_BYTES {
             out.push(kept.remove(0));
         }
     }
@@ -139,27 +151,33 @@ fn keep(file: FileId, mapping: Mapping) {
 /// A mapping of this file that was kept, as one of the segment that is in the file now.
 pub(crate) fn take(file: &Metadata, geometry: Geometry, access: Access) -> Option<Mapping> {
     let id = FileId::of(file);
-    let mut kept = kept();
+    let mut held = kept();
+    let kept = &mut held.list;
     let at = kept.iter().rposition(|one| {
         one.file == id && one.mapping.access == access && one.mapping.fits(&geometry)
     })?;
     let one = kept.remove(at);
-    drop(kept);
+    drop(held);
     (!one.mapping.lost()).then(|| one.mapping.recast(geometry))
+}
+
+fn order_expiry(delay: Duration) -> bool {
+    #[cfg(test)]
+    tests::ORDERS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    background::run_after(delay, expire)
 }
 
 /// Unmaps what nobody took for long, and comes back while there is something left.
 fn expire() {
     let now = Instant::now();
-    let mut kept = kept();
-    let (old, young) = std::mem::take(&mut *kept)
+    let mut held = kept();
+    let (old, young) = std::mem::take(&mut held.list)
         .into_iter()
         .partition::<Vec<_>, _>(|one| now.duration_since(one.since) >= IDLE);
-    *kept = young;
-    if let Some(next) = kept.first().map(|one| one.since + IDLE) {
-        background::run_after(next.saturating_duration_since(now), expire);
-    }
-    drop(kept);
+    held.list = young;
+    let next = held.list.first().map(|one| one.since + IDLE);
+    held.watched = next.is_some_and(|next| order_expiry(next.saturating_duration_since(now)));
+    drop(held);
     drop(old);
 }
 
@@ -176,13 +194,37 @@ pub(crate) fn forget_file(file: FileId) {
 
 /// Unmaps all that is kept.
 pub(crate) fn forget() {
-    let old = std::mem::take(&mut *kept());
+    let old = std::mem::take(&mut kept().list);
     drop(old);
     platform::background::settle();
 }
 
 /// Mappings that are kept, and their bytes.
 pub(crate) fn held() -> (usize, usize) {
-    let kept = kept();
-    (kept.len(), kept.iter().map(|one| one.mapping.len()).sum())
+    let held = kept();
+    let bytes = held.list.iter().map(|one| one.mapping.len()).sum();
+    (held.list.len(), bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{PoolOptions, SegmentOptions};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    pub(super) static ORDERS: AtomicUsize = AtomicUsize::new(0);
+
+    #[test]
+    fn readers_that_come_and_go_leave_no_order_each() {
+        let dir = tempfile::tempdir().unwrap();
+        let pool = PoolOptions::new("kept", dir.path()).open().unwrap();
+        let options = SegmentOptions::new("x").namespace("kept").dir(dir.path());
+        let writer = pool.create(&options).unwrap();
+        let before = ORDERS.load(Ordering::Relaxed);
+        for _ in 0..1000 {
+            options.attach_reader().unwrap().close().unwrap();
+        }
+        let orders = ORDERS.load(Ordering::Relaxed) - before;
+        assert!(orders < 100, "{orders} orders of 1000 readers");
+        writer.close().unwrap();
+    }
 }

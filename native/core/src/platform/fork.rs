@@ -11,6 +11,8 @@ use std::sync::{Once, OnceLock};
 const SLOTS: usize = 4096;
 
 static EPOCH: AtomicU32 = AtomicU32::new(0);
+/// How often this process has forked.
+static FORKS: AtomicU32 = AtomicU32::new(0);
 static DESCRIPTORS: [AtomicI32; SLOTS] = [const { AtomicI32::new(-1) }; SLOTS];
 /// A descriptor is being opened: a fork waits until it is registered.
 static OPENING: AtomicBool = AtomicBool::new(false);
@@ -20,6 +22,13 @@ static OPENING: AtomicBool = AtomicBool::new(false);
 #[inline]
 pub(crate) fn epoch() -> u32 {
     EPOCH.load(Ordering::Relaxed)
+}
+
+/// Number of children that this process has forked. What was mapped at another number may be mapped in a
+/// child, whatever this process does with it.
+#[inline]
+pub(crate) fn forks() -> u32 {
+    FORKS.load(Ordering::Relaxed)
 }
 
 fn begin_opening() {
@@ -33,6 +42,7 @@ extern "C" fn before_fork() {
 }
 
 extern "C" fn in_parent() {
+    FORKS.fetch_add(1, Ordering::Relaxed);
     OPENING.store(false, Ordering::Release);
 }
 

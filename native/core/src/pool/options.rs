@@ -25,7 +25,8 @@ pub enum Strategy {
 pub enum Zero {
     /// It is not.
     Never,
-    /// When the segment's [`tenant`](crate::SegmentOptions::tenant) is another than the last one's.
+    /// When the segment's [`tenant`](crate::SegmentOptions::tenant) is another than the last one's, or that is
+    /// unknown, for another process or pool made the segment.
     #[default]
     BetweenTenants,
     /// Each time.

@@ -8,6 +8,7 @@ use crate::platform;
 use crate::retired::Retired;
 use crate::segment::{Segment, read_geometry};
 use std::collections::HashMap;
+use std::os::fd::AsFd;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -32,7 +33,8 @@ impl Kind {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Past {
     pub(super) kind: Kind,
-    pub(super) tenant: String,
+    /// `None`: whoever made it was not this pool, so nobody here knows.
+    pub(super) tenant: Option<String>,
 }
 
 /// Memory that waits for a segment.
@@ -99,11 +101,16 @@ impl Store {
             Strategy::BestFit => fit.sort_by_key(|(_, room)| *room),
             Strategy::WorstFit => fit.sort_by_key(|(_, room)| usize::MAX - room),
         }
-        let at = fit.into_iter().map(|(at, _)| at);
-        let free = at
-            .into_iter()
-            .find(|at| self.idle[*at].retired.is_free().unwrap_or(false))?;
-        Some(self.idle.remove(free))
+        for (at, _) in fit {
+            match self.idle[at].retired.is_free() {
+                Ok(true) => return Some(self.idle.remove(at)),
+                Ok(false) => {}
+                // The namespace's lock is not to be had: the next file would wait as long for it, and
+                // everybody else here for us.
+                Err(_) => return None,
+            }
+        }
+        None
     }
 
     /// Takes memory in; returns its id.
@@ -154,15 +161,15 @@ impl Store {
         self.idle.iter().map(|idle| idle.retired.room()).sum()
     }
 
-    /// A segment was created.
+    /// A segment was created: in kept memory of so many bytes, or in new.
     pub(super) fn lives(
         &mut self,
         segment: &Arc<Segment>,
         past: Past,
         needed: usize,
-        recycled: bool,
+        recycled_room: Option<usize>,
     ) {
-        if recycled {
+        if recycled_room.is_some() {
             self.reused += 1;
         } else {
             self.fresh += 1;
@@ -174,7 +181,7 @@ impl Store {
         let live = Live {
             segment: Arc::downgrade(segment),
             past,
-            room: segment.mapping.len(),
+            room: recycled_room.unwrap_or(segment.mapping.len()),
             needed,
         };
         self.live.insert(segment.incarnation.clone(), live);
@@ -203,6 +210,14 @@ impl Store {
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue, // removed
                 other => other.map_err(|e| ShmError::from_io(name, "open", e))?,
             };
+            // Under the lock nobody takes the file out of this name, as whoever makes another segment in it must.
+            let _lock = match &segment.participant {
+                Some(participant) => participant.lock_namespace()?,
+                None => continue,
+            };
+            if !platform::names(&path, file.as_fd()) {
+                continue;
+            }
             // Another segment's by now?
             if read_geometry(name, &file)? != *segment.mapping.geometry() {
                 continue;

@@ -213,28 +213,32 @@ impl SegmentWriter {
     /// [`ShmError::NotFound`] when it was removed already, and those of [`Self::close`].
     pub fn remove(mut self) -> Result<()> {
         self.give_back(true);
-        let segment = &self.segment;
-        SegmentOptions::new(&segment.name)
-            .namespace(&segment.place.namespace)
-            .dir(&segment.place.dir)
-            .remove_if(&segment.place, &segment.incarnation)
+        remove(&self.segment)
     }
 
     /// Takes the segment out of its name and keeps its memory; `None` when that was not to be had, and is
     /// removed. Attached readers keep what they have mapped and are told that it is closed.
     pub(crate) fn retire(mut self) -> Result<Option<Retired>> {
+        if let Some(crowd) = self.crowd.take() {
+            crowd.leave(); // holds the segment
+        }
         let shared = Arc::strong_count(&self.segment) > 1; // views of the sealed value, in this process
-        if shared || !self.holds_claim || self.in_child() {
+        if shared || !self.segment.plain || !self.holds_claim || self.in_child() {
             self.remove()?;
             return Ok(None);
         }
         self.holds_claim = false;
         let segment = self.segment.clone();
         drop(self);
-        let name = segment.name.clone();
-        let segment = Arc::try_unwrap(segment)
-            .map_err(|_| corrupted(&name, "its last writer is not alone"))?;
-        Retired::of(segment)
+        match Arc::try_unwrap(segment) {
+            Ok(segment) => Retired::of(segment),
+            // Somebody in this process came to look at it in this moment, a pool that made it for one.
+            Err(shared) => {
+                shared.give_claim_back(true);
+                remove(&shared)?;
+                Ok(None)
+            }
+        }
     }
 
     /// Gives the claim back and leaves the segment for another writer (hand-over, rolling updates).
@@ -258,6 +262,14 @@ impl SegmentWriter {
         self.segment.give_claim_back(close);
         true
     }
+}
+
+/// Removes this very segment.
+fn remove(segment: &Segment) -> Result<()> {
+    SegmentOptions::new(&segment.name)
+        .namespace(&segment.place.namespace)
+        .dir(&segment.place.dir)
+        .remove_if(&segment.place, &segment.incarnation)
 }
 
 impl Drop for SegmentWriter {

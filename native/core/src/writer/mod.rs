@@ -348,13 +348,14 @@ impl SegmentWriter {
         Ok(())
     }
 
-    /// A view of the sealed value, without a copy.
+    /// A view of the sealed value, without a copy. Of a pool's segment it counts as a reader.
     ///
     /// # Errors
     ///
-    /// [`ShmError::NotSealed`].
+    /// [`ShmError::NotSealed`]; of a pool's segment [`ShmError::ResourceExhausted`] when its reader table is
+    /// full.
     pub fn sealed(&self) -> Result<SealedView> {
-        SealedView::open(Arc::new(Attachment::uncounted(self.segment.clone())))
+        SealedView::open(Arc::new(Attachment::of_writer(self.segment.clone())?))
     }
 
     /// Version of the last value, 0 before the first; see [`version_parts`](crate::version_parts).
