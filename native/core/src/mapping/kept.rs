@@ -184,10 +184,10 @@ fn expire() {
 /// Unmaps what is kept of a file that no segment will be in again.
 pub(crate) fn forget_file(file: FileId) {
     let mut kept = kept();
-    let (gone, rest) = std::mem::take(&mut *kept)
+    let (gone, rest) = std::mem::take(&mut kept.list)
         .into_iter()
         .partition::<Vec<_>, _>(|one| one.file == file);
-    *kept = rest;
+    kept.list = rest;
     drop(kept);
     drop(gone); // not under the lock
 }
