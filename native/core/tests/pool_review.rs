@@ -12,7 +12,7 @@ const ENTRY: &str = "peer_process";
 /// Not a test but what peers run; does nothing in the test run itself.
 #[test]
 fn peer_process() {
-    play(&[("keeper", keeper)]);
+    play(&[("keeper", keeper), ("forker", forker)]);
 }
 
 fn pool(dir: &Path) -> Pool {
@@ -56,11 +56,22 @@ fn a_view_of_who_handed_over_stays_as_it_is() {
 }
 
 /// A forked child has the views of its parent, but not its entry of the reader table.
+/// In a process of its own: a fork spoils what other tests have mapped.
 #[test]
 fn a_view_in_a_forked_child_stays_as_it_is() {
     let shm = Shm::new();
-    let pool = pool(shm.path());
-    let options = once(shm.path(), "one", 1 << 20);
+    let mut peer = Peer::start(ENTRY, "forker", &shm);
+    assert_eq!(
+        peer.expect("saw"),
+        "(1, 1)",
+        "view and reader see another's"
+    );
+    peer.finish();
+}
+
+fn forker(dir: &Path) {
+    let pool = pool(dir);
+    let options = once(dir, "one", 1 << 20);
     let mut writer = fill(&pool, &options, 1);
     writer.seal().unwrap();
     let mut reader = options.attach_reader().unwrap();
@@ -78,9 +89,8 @@ fn a_view_in_a_forked_child_stays_as_it_is() {
     }
     drop(view);
     reader.close().unwrap();
-    let kept = pool.retire(writer).unwrap();
-    let next = fill(&pool, &once(shm.path(), "next", 1 << 20), 2);
-    let reused = pool.stats().reused;
+    pool.retire(writer).unwrap();
+    let next = fill(&pool, &once(dir, "next", 1 << 20), 2);
     tell.write_all(&[1]).unwrap();
     let mut status = 0;
     // SAFETY: waits for the child made above.
@@ -88,11 +98,9 @@ fn a_view_in_a_forked_child_stays_as_it_is() {
     next.close().unwrap();
     let code = libc::WEXITSTATUS(status);
     let bytes = (code >> 4, code & 15);
-    assert_eq!(
-        bytes,
-        (1, 1),
-        "view and reader see another's (kept {kept}, reused {reused})"
-    );
+    say(&format!("saw {bytes:?}"));
+    drop(pool);
+    hear();
 }
 
 /// One process lives on; another of the namespace is killed. The next occasion finds what it kept.
