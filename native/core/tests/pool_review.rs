@@ -3,7 +3,6 @@
 mod support;
 
 use snakepit_shm::{Pool, PoolOptions, SegmentOptions, SegmentWriter};
-use std::io::{Read, Write};
 use std::path::Path;
 use support::{Peer, Shm, eventually, hear, options, play, say};
 
@@ -12,7 +11,7 @@ const ENTRY: &str = "peer_process";
 /// Not a test but what peers run; does nothing in the test run itself.
 #[test]
 fn peer_process() {
-    play(&[("keeper", keeper), ("forker", forker)]);
+    play(&[("keeper", keeper)]);
 }
 
 fn pool(dir: &Path) -> Pool {
@@ -53,54 +52,6 @@ fn a_view_of_who_handed_over_stays_as_it_is() {
         view[0]
     );
     next.close().unwrap();
-}
-
-/// A forked child has the views of its parent, but not its entry of the reader table.
-/// In a process of its own: a fork spoils what other tests have mapped.
-#[test]
-fn a_view_in_a_forked_child_stays_as_it_is() {
-    let shm = Shm::new();
-    let mut peer = Peer::start(ENTRY, "forker", &shm);
-    assert_eq!(
-        peer.expect("saw"),
-        "(1, 1)",
-        "view and reader see another's"
-    );
-    peer.finish();
-}
-
-fn forker(dir: &Path) {
-    let pool = pool(dir);
-    let options = once(dir, "one", 1 << 20);
-    let mut writer = fill(&pool, &options, 1);
-    writer.seal().unwrap();
-    let mut reader = options.attach_reader().unwrap();
-    let view = reader.sealed().unwrap();
-    let (go, mut tell) = std::io::pipe().unwrap();
-    // SAFETY: the child reads memory and a pipe, and ends.
-    let child = unsafe { libc::fork() };
-    if child == 0 {
-        drop(tell);
-        let _ = (&go).read(&mut [0]);
-        let seen = view[4096];
-        let read = reader.read().map_or(0, |value| value[4096]);
-        // SAFETY: nothing of the parent's is to run at this exit.
-        unsafe { libc::_exit(i32::from(seen) * 16 + i32::from(read)) };
-    }
-    drop(view);
-    reader.close().unwrap();
-    pool.retire(writer).unwrap();
-    let next = fill(&pool, &once(dir, "next", 1 << 20), 2);
-    tell.write_all(&[1]).unwrap();
-    let mut status = 0;
-    // SAFETY: waits for the child made above.
-    unsafe { libc::waitpid(child, &mut status, 0) };
-    next.close().unwrap();
-    let code = libc::WEXITSTATUS(status);
-    let bytes = (code >> 4, code & 15);
-    say(&format!("saw {bytes:?}"));
-    drop(pool);
-    hear();
 }
 
 /// One process lives on; another of the namespace is killed. The next occasion finds what it kept.

@@ -111,6 +111,26 @@ def test_a_child_leaves_its_parents_memory_alone(place: Place) -> None:
     assert stats(place).reused == 1
 
 
+def test_a_view_in_a_forked_child_stays_as_it_is(place: Place) -> None:
+    handle = shared(place, 1)
+    array = place.resolve(handle)
+    go, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(tell)
+        os.read(go, 1)
+        os._exit(0 if (array == 1).all() else 1)
+    del array
+    place.release(handle)
+    after = [shared(place, n) for n in (2, 3)]
+    os.write(tell, b"!")
+    assert os.waitpid(child, 0)[1] == 0, "the child saw bytes of another object"
+    for handle in after:
+        place.release(handle)
+    os.close(go)
+    os.close(tell)
+
+
 def test_an_interpreter_that_ends_leaves_nothing(place: Place) -> None:
     place.run(
         """
