@@ -4,7 +4,7 @@
 
     --quick     a short run: proves that everything works, figures only indicative; kept in
                 target/peers/quick, not in bench/results
-    --only      some of: one-thread two-processes crowd segments messages python grpc port
+    --only      some of: one-thread two-processes near-far crowd segments messages python grpc port
     --results   where peers.json, peers.md and the plots go
 
 A section replaces what its last run left in peers.json; the others stay. Each has the date, the
@@ -34,7 +34,7 @@ TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "peers"
 BINARY = TARGET / "release" / "snakepit-shm-peers"
 VENV = TARGET / "venv"
 SHM = Path("/dev/shm")
-RUST = ["one-thread", "two-processes", "crowd", "segments", "messages"]
+RUST = ["one-thread", "two-processes", "near-far", "crowd", "segments", "messages"]
 PYTHON = {"python": "shared_memory_bench.py", "grpc": "grpc_bench.py"}
 SECTIONS = [*RUST, *PYTHON, "port"]
 FEATURES = {

@@ -14,6 +14,7 @@ mod locked;
 mod messages;
 #[cfg(feature = "mmap-sync")]
 mod mmapsync;
+mod near_far;
 #[cfg(any(feature = "seqlock", feature = "shared-memory"))]
 mod object;
 mod one_thread;
@@ -45,6 +46,7 @@ usage: snakepit-shm-peers SECTION [--quick]
 
   one-thread      write, read, and hand over in one thread
   two-processes   a reader beside a writer that idles, writes at 1 kHz, 100 kHz, flat out
+  near-far        the same flat out, with the cores near to one another and far
   crowd           a write while 1 to 1,000 processes are attached
   segments        create and attach among 1 to 10,000
   messages        round trip and one way: pipe, socket, shared memory
@@ -133,6 +135,7 @@ fn run(arguments: &[String]) -> Result<()> {
     let outcome = match command.as_str() {
         "one-thread" => one_thread::run(quick, &mut part),
         "two-processes" => two_processes::run(quick, &mut part),
+        "near-far" => near_far::run(quick, &mut part),
         "crowd" => crowd::run(quick, &mut part),
         "segments" => segments::run(quick, &mut part),
         "messages" => messages::run(quick, &mut part),

@@ -31,6 +31,11 @@ impl Part {
         }
     }
 
+    /// Its name.
+    pub fn section(&self) -> &str {
+        &self.section
+    }
+
     /// One more figure, also printed.
     pub fn push(&mut self, figure: Figure) {
         let size = figure

@@ -59,16 +59,7 @@ pub fn run(quick: bool, part: &mut Part) -> Result<()> {
         }
         for group in [&Kind::COPYING[..], &Kind::IN_PLACE[..]] {
             let (&ours, peers) = group.split_first().ok_or("nobody to measure")?;
-            let mut able = Vec::new();
-            for &peer in peers.iter().filter(|&&peer| peer != Kind::OursDefaults) {
-                match peer.refusal(size) {
-                    None => able.push(peer),
-                    Some(reason) => part.skip(
-                        format!("two-processes, {}, {}", human(size), peer.word()),
-                        reason,
-                    ),
-                }
-            }
+            let able = able(peers, size, part);
             let at_a_time = if size < BIG { able.len() } else { 1 };
             for some in able.chunks(at_a_time.max(1)) {
                 let kinds: Vec<Kind> = std::iter::once(ours).chain(some.iter().copied()).collect();
@@ -88,7 +79,7 @@ pub fn run(quick: bool, part: &mut Part) -> Result<()> {
 }
 
 /// One way, open on this side.
-struct Side {
+pub struct Side {
     kind: Kind,
     /// Its number over there.
     writer: usize,
@@ -96,7 +87,7 @@ struct Side {
 }
 
 /// What a reader met in all rounds of one load.
-struct Met {
+pub struct Met {
     /// Reads that came to a value, a second; in each round.
     rates: Vec<f64>,
     /// Values that were new, a second; in each round.
@@ -110,7 +101,7 @@ struct Met {
 }
 
 impl Met {
-    fn new() -> Result<Self> {
+    pub fn new() -> Result<Self> {
         Ok(Self {
             rates: Vec::new(),
             fresh: Vec::new(),
@@ -121,18 +112,27 @@ impl Met {
             values: 0,
         })
     }
+
+    /// With the rounds of another one.
+    pub fn add(&mut self, other: Self) {
+        self.rates.extend(other.rates);
+        self.fresh.extend(other.fresh);
+        self.writes.extend(other.writes);
+        self.took.extend(&other.took);
+        self.torn += other.torn;
+        self.attempts += other.attempts;
+        self.values += other.values;
+    }
 }
 
-fn together(
+/// Writers over there, readers here; who cannot be opened is left out and named.
+pub fn open(
     kinds: &[Kind],
     size: usize,
-    plan: &Plan,
-    (writer_cpu, reader_cpu): (usize, usize),
+    scratch: &Scratch,
+    other: &mut Other,
     part: &mut Part,
-) -> Result<()> {
-    let scratch = Scratch::new()?;
-    let mut other = Other::start()?;
-    other.obey(&Order::Pin(writer_cpu))?;
+) -> Vec<Side> {
     let mut sides = Vec::new();
     let mut writers = 0;
     for &kind in kinds {
@@ -154,11 +154,40 @@ fn together(
                 reader,
             }),
             Err(error) => part.skip(
-                format!("two-processes, {}, {}", human(size), kind.word()),
+                format!("{}, {}, {}", part.section(), human(size), kind.word()),
                 error.to_string(),
             ),
         }
     }
+    sides
+}
+
+/// Those of a group that can have values of this size; who cannot is named.
+pub fn able(group: &[Kind], size: usize, part: &mut Part) -> Vec<Kind> {
+    let mut able = Vec::new();
+    for &peer in group.iter().filter(|&&peer| peer != Kind::OursDefaults) {
+        match peer.refusal(size) {
+            None => able.push(peer),
+            Some(reason) => part.skip(
+                format!("{}, {}, {}", part.section(), human(size), peer.word()),
+                reason,
+            ),
+        }
+    }
+    able
+}
+
+fn together(
+    kinds: &[Kind],
+    size: usize,
+    plan: &Plan,
+    (writer_cpu, reader_cpu): (usize, usize),
+    part: &mut Part,
+) -> Result<()> {
+    let scratch = Scratch::new()?;
+    let mut other = Other::start()?;
+    other.obey(&Order::Pin(writer_cpu))?;
+    let mut sides = open(kinds, size, &scratch, &mut other, part);
     for (load, word, words) in LOADS {
         if size >= SLOW && matches!(load, Load::Hz(_)) {
             continue;
@@ -180,7 +209,8 @@ fn together(
     other.end()
 }
 
-fn turn(
+/// One side's turn: reads that are counted, then reads that are looked at.
+pub fn turn(
     side: &mut Side,
     met: &mut Met,
     load: Load,
@@ -257,7 +287,8 @@ fn look(reader: &mut dyn Reader, in_place: bool, end: Instant, met: &mut Met) ->
     }
 }
 
-fn report(
+/// The figures of one load: ours beside each of the others.
+pub fn report(
     sides: &[Side],
     met: &[Met],
     size: usize,
@@ -271,10 +302,11 @@ fn report(
     if our_side.writer != 0 {
         return;
     }
+    let section = part.section().to_owned();
     for (side, peer) in sides.iter().zip(met).skip(1) {
         let name = side.kind.word();
         let figure = |what: &str, of: &str, ours: f64, theirs: f64, unit: Unit| {
-            let id = format!("peers/two-processes/{load}/{what}/{size}/{name}");
+            let id = format!("peers/{section}/{load}/{what}/{size}/{name}");
             let mut figure = Figure::nanoseconds(id, ours)
                 .named(format!("{of}, {words}"))
                 .size(size)

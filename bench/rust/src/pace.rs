@@ -43,6 +43,12 @@ impl Recorder {
             .saturating_record(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
     }
 
+    /// Adds those of another one.
+    pub fn extend(&mut self, other: &Self) {
+        // Of the same bounds, so that all of them fit.
+        self.0 += &other.0;
+    }
+
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> u64 {
