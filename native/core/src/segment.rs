@@ -166,8 +166,8 @@ impl Segment {
         if let Some(participant) = &participant {
             reclaim::on_occasion(place, participant);
         }
-        let (file, access) = open_file(place, meta, writer, participant.is_some())?;
-        let (geometry, found) = read_head(name, &file)?;
+        let (file, found, access) = open_file(place, meta, writer, participant.is_some())?;
+        let geometry = read_head(name, &file, found.len())?;
         if geometry.created_ns != meta.created_ns {
             return Err(corrupted(
                 name,
@@ -500,19 +500,28 @@ fn is_leftover(path: &Path, participant: &Participant) -> bool {
     })
 }
 
-fn open_file(place: &Place, meta: &Meta, writer: bool, joined: bool) -> Result<(File, Access)> {
+fn open_file(
+    place: &Place,
+    meta: &Meta,
+    writer: bool,
+    joined: bool,
+) -> Result<(File, Metadata, Access)> {
     let path = meta.path(place);
     let access = match (writer, joined) {
         (true, _) => Access::Writer,
         (false, true) => Access::Reader,
         (false, false) => Access::Observer,
     };
-    let opened = match platform::open_existing(&path, access != Access::Observer) {
+    let open = |access| {
+        platform::open_known(platform::NO_DIRECTORY, &path, access != Access::Observer)
+            .map(|(file, found)| (file, found, access))
+    };
+    let opened = match open(access) {
         // A reader who may not write the file reads without being counted.
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied && access == Access::Reader => {
-            platform::open_existing(&path, false).map(|file| (file, Access::Observer))
+            open(Access::Observer)
         }
-        other => other.map(|file| (file, access)),
+        other => other,
     };
     opened.map_err(|source| match source.kind() {
         // Removed since we read the metadata, or only its file.
@@ -532,18 +541,17 @@ fn open_file(place: &Place, meta: &Meta, writer: bool, joined: bool) -> Result<(
 
 /// Reads and checks the immutable header by `pread`: no mapping, no SIGBUS.
 pub(crate) fn read_geometry(name: &str, file: &File) -> Result<Geometry> {
-    read_head(name, file).map(|(geometry, _)| geometry)
+    let found = file.metadata();
+    let found = found.map_err(|e| ShmError::from_io(name, "read", e))?;
+    read_head(name, file, found.len())
 }
 
-/// [`read_geometry`], with what the system says of the file.
-fn read_head(name: &str, file: &File) -> Result<(Geometry, Metadata)> {
-    let failed = |e| ShmError::from_io(name, "read", e);
-    let found = file.metadata().map_err(failed)?;
-    let len = found.len();
+/// [`read_geometry`] of a file of so many bytes.
+fn read_head(name: &str, file: &File, len: u64) -> Result<Geometry> {
     let mut line = [0u8; HEADER_LEN];
-    let have = platform::read_at(file.as_fd(), &mut line, 0).map_err(failed)?;
-    let geometry = decode_geometry(name, &line[..have], len)?;
-    Ok((geometry, found))
+    let have = platform::read_at(file.as_fd(), &mut line, 0)
+        .map_err(|e| ShmError::from_io(name, "read", e))?;
+    decode_geometry(name, &line[..have], len)
 }
 
 /// The geometry of a file of `len` bytes that begins with `head`, checked.
@@ -615,7 +623,7 @@ impl SegmentOptions {
 fn unlink_files_and_tell(options: &SegmentOptions, place: &Place, meta: &Meta) -> Result<()> {
     // Those who have it mapped hear of it; a segment too broken to open is removed all the same.
     let mapped = open_file(place, meta, true, true)
-        .and_then(|(file, _)| {
+        .and_then(|(file, ..)| {
             let geometry = read_geometry(&meta.name, &file)?;
             Mapping::new(&meta.name, &file, geometry, Access::Writer)
         })
