@@ -21,14 +21,18 @@ const LISTED: usize = 1000;
 /// # Errors
 /// What went wrong.
 pub fn run(samples: usize, figures: &mut Figures) -> Result<()> {
-    create(samples, figures)?;
+    create(samples, true, figures)?;
+    create(samples, false, figures)?;
     attach(samples, SMALL, figures)?;
     attach(samples, GIANT, figures)?;
     list(samples / 10, figures)
 }
 
-fn create(samples: usize, figures: &mut Figures) -> Result<()> {
+/// The first segment of a process in its namespace, for which it registers there, or another.
+fn create(samples: usize, first: bool, figures: &mut Figures) -> Result<()> {
     let scratch = Scratch::new()?;
+    let other = Spec::new(scratch.path(), "other", SMALL, Tuning::Defaults).options()?;
+    let other = if first { None } else { Some(other.create()?) };
     let spec = Spec::new(scratch.path(), "create", SMALL, Tuning::Defaults);
     let options = spec.options()?;
     let file = scratch.path().join("yardstick");
@@ -42,10 +46,18 @@ fn create(samples: usize, figures: &mut Figures) -> Result<()> {
             yards: vec![yard],
         })
     })?;
+    if let Some(other) = other {
+        other.close()?;
+    }
+    let (id, name) = if first {
+        ("create-first", "create, the first in a namespace")
+    } else {
+        ("create", "create, defaults")
+    };
     push(
         figures,
-        "create",
-        "create, defaults",
+        id,
+        name,
         Some(SMALL),
         &taken,
         "create, write and size a bare file",

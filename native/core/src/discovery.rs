@@ -20,6 +20,7 @@ use crate::platform::watch::{Change, Watch};
 use crate::reclaim;
 use crate::segment::corrupted;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
@@ -120,7 +121,10 @@ impl SegmentDiscovery {
     /// Looks at one segment after the other, and maps none: a process that has as many regions mapped itself
     /// has no memory areas left for that.
     fn glance(&self) -> Result<Survey> {
-        let names = reclaim::names(&self.place)?;
+        // As the directory has them, which is how they lie in memory; sorted when they are looked at.
+        let names = reclaim::names_unsorted(&self.place)?;
+        let dir = platform::open_directory(&self.place.dir)
+            .map_err(|e| ShmError::from_io(&self.place.dir.display().to_string(), "list", e))?;
         // Held, so that not each look at a segment joins anew.
         let participant = if names.is_empty() {
             None
@@ -135,6 +139,7 @@ impl SegmentDiscovery {
         for name in names {
             match inspect::glance(
                 &self.place,
+                dir.as_fd(),
                 &name,
                 &mut pids,
                 &mut living,
@@ -151,6 +156,8 @@ impl SegmentDiscovery {
                 }
             }
         }
+        found.segments.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        found.corrupted.sort_unstable();
         Ok(found)
     }
 

@@ -16,7 +16,8 @@ use crate::segment::{corrupted, decode_geometry};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -157,13 +158,22 @@ pub struct SlotReport {
     pub len: u64,
 }
 
+/// Bytes of the header page that tell about a segment.
+const HEAD: usize = 256;
+/// Where the control pages begin when a page is 4 KiB long.
+const CONTROL: usize = 4096;
+/// Bytes of the control pages that hold the words before the reader table, and its first entries.
+const NEAR: usize = READER_TABLE + 4 * READER_ENTRY;
+
 /// A segment's file, opened to be looked at.
 struct Look {
     meta: Meta,
     geometry: Geometry,
     file: File,
     file_len: u64,
-    head: [u8; 256],
+    head: [u8; HEAD],
+    /// The beginning of the control pages, where that came with the head.
+    near: Option<[u8; NEAR]>,
     participant: Option<Arc<Participant>>,
 }
 
@@ -184,15 +194,19 @@ fn reader_key(entry: &[u8]) -> Option<u64> {
 /// `participant` is this process, where it may be one.
 pub(crate) fn glance(
     place: &Place,
+    dir: BorrowedFd<'_>,
     name: &str,
     pids: &mut HashMap<u64, u32>,
     living: &mut HashMap<u64, bool>,
     participant: Option<&Arc<Participant>>,
 ) -> Result<SegmentInfo> {
-    let look = match Look::open(place, name, || participant.cloned()) {
+    let load = || Meta::load_in(place, name, dir);
+    let meta = load()?;
+    let file = PathBuf::from(meta.file.as_str());
+    let look = match Look::open(meta, dir, &file, || participant.cloned()) {
         // The metadata goes first: without its file it is damaged, unless both went just now.
         Err(ShmError::NotFound { .. }) => {
-            Meta::load(place, name)?;
+            load()?;
             return Err(corrupted(name, "its file is missing"));
         }
         look => look?,
@@ -209,26 +223,31 @@ pub(crate) fn glance(
 impl Look {
     /// `participant` is asked for when there is something to look at.
     fn open(
-        place: &Place,
-        name: &str,
+        meta: Meta,
+        dir: BorrowedFd<'_>,
+        path: &Path,
         participant: impl FnOnce() -> Option<Arc<Participant>>,
     ) -> Result<Self> {
-        let meta = Meta::load(place, name)?;
+        let name = meta.name.as_str();
         let failed = |e: std::io::Error| match e.kind() {
             std::io::ErrorKind::NotFound => ShmError::NotFound { name: name.into() },
             _ => ShmError::from_io(name, "inspect", e),
         };
-        let (file, file_len) = platform::open_sized(&meta.path(place), false).map_err(failed)?;
-        let mut head = [0u8; 256];
-        let have = platform::read_at(file.as_fd(), &mut head, 0).map_err(failed)?;
-        let geometry = decode_geometry(name, &head[..have], file_len)?;
+        let (file, found) = platform::open_known(dir, path, false).map_err(failed)?;
+        // With pages of 4 KiB the control page's beginning comes along, for less than a call of its own.
+        let mut start = [0u8; CONTROL + NEAR];
+        let have = platform::read_once_at(file.as_fd(), &mut start, 0).map_err(failed)?;
+        let geometry = decode_geometry(name, &start[..have.min(HEAD)], found.len())?;
+        let near = (geometry.control == CONTROL)
+            .then(|| start[CONTROL..have.max(CONTROL)].first_chunk().copied());
         Ok(Self {
-            meta,
             geometry,
             file,
-            file_len,
-            head,
+            file_len: found.len(),
+            head: std::array::from_fn(|i| start[i]),
+            near: near.flatten(),
             participant: participant(),
+            meta,
         })
     }
 
@@ -277,20 +296,33 @@ impl Look {
     /// Length and timestamp of the current value, unless it is being overwritten.
     fn current(&self) -> Result<Option<(usize, u64)>> {
         let (version, at) = self.published()?;
+        if version == 0 {
+            return Ok(None);
+        }
         let bytes = self.slot(at);
         let len = u64_at(&bytes, slot::LEN);
-        let whole = version != 0 && u64_at(&bytes, slot::SEQ) == version;
+        let whole = u64_at(&bytes, slot::SEQ) == version;
         if whole && len > self.geometry.capacity as u64 {
             return Err(corrupted(&self.meta.name, "length of its value"));
         }
         Ok(whole.then(|| (len as usize, u64_at(&bytes, slot::TIMESTAMP))))
     }
 
+    /// The beginning of the control pages.
+    fn near(&self) -> [u8; NEAR] {
+        self.near
+            .unwrap_or_else(|| self.read(self.geometry.control))
+    }
+
     /// The part of the reader table that has ever been used.
     fn reader_table(&self) -> Vec<u8> {
-        let control: [u8; 8] = self.read(self.geometry.control);
-        let high = (u32_at(&control, control::HIGH) as usize).min(self.geometry.max_readers);
-        let mut table = vec![0u8; high * READER_ENTRY];
+        let near = self.near();
+        let high = (u32_at(&near, control::HIGH) as usize).min(self.geometry.max_readers);
+        let len = high * READER_ENTRY;
+        if let Some(table) = near.get(READER_TABLE..READER_TABLE + len) {
+            return table.to_vec();
+        }
+        let mut table = vec![0u8; len];
         let at = self.geometry.control + READER_TABLE;
         let _ = platform::read_at(self.file.as_fd(), &mut table, at as u64);
         table
@@ -362,7 +394,7 @@ impl Look {
         let (version, current_slot) = self.published()?;
         let current = self.current()?;
         let writer_key = u64_at(&self.head, header::WRITER);
-        let control: [u8; 8] = self.read(geometry.control);
+        let control = self.near();
         Ok(SegmentReport {
             name: self.meta.name.clone(),
             namespace: self.meta.namespace.clone(),
@@ -420,7 +452,10 @@ impl SegmentOptions {
     /// [`ShmError::PermissionDenied`].
     pub fn inspect(&self) -> Result<SegmentReport> {
         let place = self.place()?;
-        Look::open(&place, &self.name, || participant::join(&place).ok())?.report()
+        let meta = Meta::load(&place, &self.name)?;
+        let path = meta.path(&place);
+        let participant = || participant::join(&place).ok();
+        Look::open(meta, platform::NO_DIRECTORY, &path, participant)?.report()
     }
 }
 

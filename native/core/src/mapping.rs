@@ -18,7 +18,7 @@ use crate::error::{Resource, Result, ShmError};
 use crate::hazard::Hazards;
 use crate::layout::{
     Geometry, IDENTITY_AT, IDENTITY_LEN, READER_ENTRY, READER_TABLE, SLOT_HEADER, SegmentState,
-    control, header, reader_entry, slot as slot_field,
+    control, flags, header, reader_entry, slot as slot_field,
 };
 use crate::platform;
 use crate::platform::guard::{Guard, Loss};
@@ -52,9 +52,9 @@ pub(crate) struct Mapping {
     access: Access,
     /// Given up before anything is unmapped.
     guard: ManuallyDrop<Guard>,
-    header: Area,
-    control: Area,
-    /// Taken out when it is dropped, perhaps to be unmapped elsewhere.
+    /// Taken out when it is dropped, all three, perhaps to be unmapped elsewhere.
+    header: ManuallyDrop<Area>,
+    control: ManuallyDrop<Area>,
     slots: ManuallyDrop<Area>,
     /// Where slot 0's header is, in `slots`.
     first_slot: usize,
@@ -106,14 +106,14 @@ impl Mapping {
             part(geometry.control, control_len, access != Access::Observer),
             part(slots_at, slots_len, writer),
         ];
-        let [header, control, slots] = pages::map(file, parts)
+        let [header, control, slots] = pages::map(file, parts, geometry.has(flags::HUGE))
             .map_err(|source| map_error(name, geometry.file_len(page), source))?;
         let range = |part: &Area| (part.as_ptr() as usize, part.len());
         let guard = Guard::new([range(&header), range(&control), range(&slots)]);
         Ok(Self {
             guard: ManuallyDrop::new(guard),
-            header,
-            control,
+            header: ManuallyDrop::new(header),
+            control: ManuallyDrop::new(control),
             slots: ManuallyDrop::new(slots),
             first_slot: geometry.first_slot - slots_at,
             geometry,
@@ -501,10 +501,26 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: dropped once, here, before its ranges are unmapped.
         unsafe { ManuallyDrop::drop(&mut self.guard) };
-        // SAFETY: taken once, here; `self.slots` is not used afterwards.
-        let slots = unsafe { ManuallyDrop::take(&mut self.slots) };
-        if slots.len() >= UNMAP_IN_BACKGROUND {
-            platform::background::run(move || drop(slots));
+        // SAFETY: taken once, here; none of them is used afterwards.
+        let (header, control, slots) = unsafe {
+            (
+                ManuallyDrop::take(&mut self.header),
+                ManuallyDrop::take(&mut self.control),
+                ManuallyDrop::take(&mut self.slots),
+            )
+        };
+        let large = slots.len() >= UNMAP_IN_BACKGROUND;
+        // Neighbours most often, and then unmapped by one call.
+        let (front, rest) = header.join(control);
+        let all = match rest {
+            None => front.join(slots),
+            Some(control) => {
+                drop(control);
+                (front, Some(slots))
+            }
+        };
+        if large {
+            platform::background::run(move || drop(all));
         }
     }
 }

@@ -324,12 +324,13 @@ pub(crate) fn files_unlike(place: &Place, names: &[String]) -> bool {
 
 /// Files that may be segments, by their names.
 fn segment_files(place: &Place) -> impl Iterator<Item = String> {
-    let prefix = format!("{}_", place.namespace);
-    std::fs::read_dir(&place.dir)
-        .into_iter()
-        .flatten()
-        .filter_map(|file| file.ok()?.file_name().into_string().ok())
-        .filter(move |file| file.starts_with(&prefix) && !file.ends_with(".meta"))
+    let files = files(place).unwrap_or_default();
+    files.into_iter().filter(|file| may_be_segment(place, file))
+}
+
+fn may_be_segment(place: &Place, file: &str) -> bool {
+    file.strip_prefix(&place.namespace)
+        .is_some_and(|rest| rest.starts_with('_') && !rest.ends_with(".meta"))
 }
 
 fn recover(place: &Place, participant: &Participant, file: &str) -> Result<Option<String>> {
@@ -379,19 +380,32 @@ pub(crate) fn remove_broken(place: &Place, participant: &Participant, name: &str
 
 /// Names of a namespace, by its `.meta` files, sorted.
 pub(crate) fn names(place: &Place) -> Result<Vec<String>> {
-    let dir = place.dir.display().to_string();
-    let failed = |e| ShmError::from_io(&dir, "list", e);
-    let mut names = Vec::new();
-    for file in std::fs::read_dir(&place.dir).map_err(failed)? {
-        let file = file.map_err(failed)?.file_name();
-        names.extend(
-            file.to_str()
-                .and_then(|f| place.name_of_meta(f))
-                .map(str::to_owned),
-        );
-    }
+    let mut names = names_unsorted(place)?;
     names.sort_unstable();
     Ok(names)
+}
+
+/// [`names`] in the order of the directory.
+pub(crate) fn names_unsorted(place: &Place) -> Result<Vec<String>> {
+    let names = files(place)?.into_iter();
+    Ok(names
+        .filter_map(|file| place.name_of_meta(&file).map(str::to_owned))
+        .collect())
+}
+
+/// The files of a namespace, by their names, in the order of the directory.
+pub(crate) fn files(place: &Place) -> Result<Vec<String>> {
+    let failed = |e| ShmError::from_io(&place.dir.display().to_string(), "list", e);
+    let mut files = Vec::new();
+    for file in std::fs::read_dir(&place.dir).map_err(failed)? {
+        let file = file.map_err(failed)?.file_name();
+        let ours = |file: &&str| {
+            file.strip_prefix(&place.namespace)
+                .is_some_and(|rest| rest.starts_with(['_', '.']))
+        };
+        files.extend(file.to_str().filter(ours).map(str::to_owned));
+    }
+    Ok(files)
 }
 
 /// Sweeps a namespace when a process has just joined it, and now and then afterwards in the
@@ -421,18 +435,23 @@ pub(crate) fn on_occasion(place: &Place, participant: &Arc<Participant>) {
 /// What a process does when it joins a namespace: removes leftovers. Segments with a living writer are
 /// passed over without the lock, so that a thousand processes that start at once do not queue for it.
 fn sweep_leftovers(place: &Place, participant: &Participant) {
-    let names = names(place).unwrap_or_default();
-    if files_unlike(place, &names) {
+    // Looked at once: it may be the directory of others as well.
+    let files = files(place).unwrap_or_default();
+    let mut names: Vec<_> = files.iter().filter_map(|f| place.name_of_meta(f)).collect();
+    names.sort_unstable();
+    let segments = files.iter().filter(|f| may_be_segment(place, f)).count();
+    if segments != names.len() {
         recover_lost(place, participant);
     }
-    if let Err(error) = retired::remove_leftovers(place, participant, false) {
+    let swept = retired::remove_leftovers_of(&files, place, participant, false);
+    if let Err(error) = swept {
         tracing::debug!(%error, "pools of the dead not swept");
     }
     for name in names {
-        if writer_lives(place, &name, participant).unwrap_or(false) {
+        if writer_lives(place, name, participant).unwrap_or(false) {
             continue;
         }
-        if let Err(error) = sweep_in_passing(place, &name, participant) {
+        if let Err(error) = sweep_in_passing(place, name, participant) {
             tracing::debug!(%name, %error, "not swept");
         }
     }

@@ -204,25 +204,34 @@ pub(crate) fn remove_leftovers(
     participant: &Participant,
     dry_run: bool,
 ) -> Result<Vec<Leftover>> {
-    let dir = place.dir.display().to_string();
-    let files = std::fs::read_dir(&place.dir).map_err(|e| ShmError::from_io(&dir, "list", e))?;
+    let files = reclaim::files(place)?;
+    remove_leftovers_of(&files, place, participant, dry_run)
+}
+
+/// [`remove_leftovers`] of the files that the directory was found to have.
+pub(crate) fn remove_leftovers_of(
+    files: &[String],
+    place: &Place,
+    participant: &Participant,
+    dry_run: bool,
+) -> Result<Vec<Leftover>> {
     let mut found = Vec::new();
-    for file in files.filter_map(|file| file.ok()?.file_name().into_string().ok()) {
-        if !place.is_pool_file(&file) || keeper_lives(place, &file, participant) {
+    for file in files {
+        if !place.is_pool_file(file) || keeper_lives(place, file, participant) {
             continue;
         }
         // Again under the lock: somebody may be on the way from one name to another.
         let _lock = participant.lock_namespace()?;
-        if keeper_lives(place, &file, participant) {
+        if keeper_lives(place, file, participant) {
             continue;
         }
-        let path = place.dir.join(&file);
+        let path = place.dir.join(file);
         let Ok(bytes) = path.symlink_metadata().map(|found| found.len()) else {
             continue; // gone
         };
         let removed = !dry_run && std::fs::remove_file(&path).is_ok();
         found.push(Leftover {
-            file,
+            file: file.clone(),
             bytes,
             removed,
         });

@@ -1,25 +1,24 @@
-//! A segment as this process sees it: how it is built, found, checked, joined and removed.
+//! A segment as this process sees it: how it is found, checked, joined and removed.
 
-use crate::error::{Resource, Result, ShmError};
-use crate::layout::{
-    Geometry, HEADER_LEN, HeaderFault, READER_ENTRY, READER_TABLE, SegmentState, flags, header,
-};
+mod create;
+
+pub(crate) use create::Memory;
+
+use crate::error::{Result, ShmError};
+use crate::layout::{Geometry, HEADER_LEN, HeaderFault, SegmentState, flags};
 use crate::mapping::kept::{self, Keepable};
 use crate::mapping::{Access, Mapping};
-use crate::meta::{self, Meta};
-use crate::name::{Place, module_part};
-use crate::options::{Reserve, SegmentOptions};
+use crate::meta::Meta;
+use crate::name::Place;
+use crate::options::SegmentOptions;
 use crate::pages;
 use crate::participant::{self, Participant};
-use crate::platform::{self, Unnamed};
-use crate::reclaim::{self, Swept};
-use crate::retired::{PoolFile, Retired};
+use crate::platform;
+use crate::reclaim;
 use crate::seqlock::{self, Words};
-use crate::tenure;
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::AsFd;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -43,91 +42,6 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
-    /// Builds a segment and publishes it whole, or leaves nothing behind.
-    pub(crate) fn create(options: &SegmentOptions) -> Result<Self> {
-        Self::create_in(options, Memory::Own)
-    }
-
-    /// [`Self::create`] in memory that may have been another's.
-    pub(crate) fn create_in(options: &SegmentOptions, memory: Memory) -> Result<Self> {
-        let place = options.place()?;
-        let meta_path = place.meta_path(&options.name)?;
-        let module = module_part(&options.module)?;
-        let slots = options.check_create()?;
-        let exists = || ShmError::AlreadyExists {
-            name: options.name.clone(),
-        };
-        let participant = participant::join(&place)?;
-        reclaim::on_occasion(&place, &participant);
-        if meta_path.symlink_metadata().is_ok() {
-            // Spares building it; the link below decides. What the dead left is no owner.
-            let swept = reclaim::sweep_in_passing(&place, &options.name, &participant);
-            if !matches!(
-                swept,
-                Ok(Swept { removed: true, .. }) | Err(ShmError::NotFound { .. })
-            ) {
-                return Err(exists());
-            }
-        }
-        let page = platform::page_size();
-        let pooled = match memory {
-            Memory::Own => 0,
-            Memory::Room(_) | Memory::Recycled(_) => flags::POOLED,
-        };
-        let geometry = Geometry {
-            flags: options.flags() | pooled,
-            schema_id: options.schema_id.unwrap_or(0),
-            created_ns: platform::realtime_ns(),
-            ..Geometry::new(slots, options.size, options.max_readers, page)
-        };
-        let (mapping, mut source) = match memory {
-            Memory::Recycled(retired) => {
-                let (mapping, file) = retired.revive(geometry);
-                (mapping, Source::Pool(file))
-            }
-            Memory::Own | Memory::Room(_) => {
-                let unnamed = Unnamed::create(&place.dir, options.permissions)
-                    .map_err(|e| ShmError::from_io(&options.name, "create", e))?;
-                let mapping = build(options, &place, &unnamed.file, geometry, memory.room())?;
-                mapping.generation().store(1, Ordering::Relaxed);
-                (mapping, Source::Unnamed(unnamed))
-            }
-        };
-        let geometry = *mapping.geometry();
-        mapping.write_header();
-        mapping
-            .writer_key()
-            .store(participant.key(), Ordering::Relaxed);
-
-        let pid = std::process::id();
-        let meta = Meta {
-            format: 1,
-            name: options.name.clone(),
-            namespace: place.namespace.clone(),
-            file: place.segment_file(&module, &options.name, pid),
-            module,
-            size: options.size as u64,
-            slots: slots as u32,
-            schema_id: geometry.schema_id,
-            creator_pid: pid,
-            created_ns: geometry.created_ns,
-            incarnation: meta::new_incarnation()?,
-        };
-        mapping.write_identity(&meta.identity());
-        publish(options, &place, &mut source, &mapping, &meta, &participant)?;
-        Ok(Self {
-            name: options.name.clone(),
-            place,
-            file: meta.file,
-            incarnation: meta.incarnation,
-            mapping: Keepable::never(mapping),
-            participant: Some(participant),
-            epoch: platform::fork::epoch(),
-            forks: platform::fork::forks(),
-            plain: is_plain(options),
-        })
-    }
-
     /// Finds a segment by name, checks it and maps it.
     pub(crate) fn open(options: &SegmentOptions, writer: bool) -> Result<(Self, File)> {
         let place = options.place()?;
@@ -166,8 +80,8 @@ impl Segment {
         if let Some(participant) = &participant {
             reclaim::on_occasion(place, participant);
         }
-        let (file, access) = open_file(place, meta, writer, participant.is_some())?;
-        let (geometry, found) = read_head(name, &file)?;
+        let (file, found, access) = open_file(place, meta, writer, participant.is_some())?;
+        let geometry = read_head(name, &file, found.len())?;
         if geometry.created_ns != meta.created_ns {
             return Err(corrupted(
                 name,
@@ -302,41 +216,6 @@ impl Segment {
     }
 }
 
-/// Where the memory of a new segment comes from.
-#[derive(Debug)]
-pub(crate) enum Memory {
-    /// A file of its own, as long as it needs and gone with it.
-    Own,
-    /// A new file of so many bytes, for a pool to keep afterwards.
-    Room(usize),
-    /// A file that a pool has kept. The segment fits.
-    Recycled(Retired),
-}
-
-impl Memory {
-    fn room(&self) -> usize {
-        match self {
-            Self::Room(len) => *len,
-            Self::Own | Self::Recycled(_) => 0,
-        }
-    }
-}
-
-/// How a finished file gets its name.
-enum Source {
-    Unnamed(Unnamed),
-    Pool(PoolFile),
-}
-
-impl Source {
-    fn name(&mut self, path: &Path) -> io::Result<()> {
-        match self {
-            Self::Unnamed(unnamed) => unnamed.link(path),
-            Self::Pool(file) => file.rename(path),
-        }
-    }
-}
-
 fn is_plain(options: &SegmentOptions) -> bool {
     !options.lock_memory && !options.dont_fork && options.numa.is_none()
 }
@@ -385,134 +264,28 @@ pub(crate) fn corrupted(name: &str, reason: &str) -> ShmError {
     }
 }
 
-/// Sizes, maps, places and reserves a new segment's file.
-fn build(
-    options: &SegmentOptions,
+fn open_file(
     place: &Place,
-    file: &File,
-    geometry: Geometry,
-    room: usize,
-) -> Result<Mapping> {
-    let name = options.name.as_str();
-    let page = platform::page_size();
-    let len = geometry.file_len(page).max(room);
-    file.set_len(len as u64)
-        .map_err(|e| ShmError::from_io(name, "size", e))?;
-    let mapping = Mapping::with_room(name, file, geometry, Access::Writer, len)?;
-    pages::before_reserve(options, place, &mapping)?;
-    let reserve = |offset: usize, len: usize| {
-        platform::reserve(file, offset, len).map_err(|source| match source.raw_os_error() {
-            Some(libc::ENOSPC | libc::EDQUOT | libc::ENOMEM) => ShmError::ResourceExhausted {
-                name: Some(name.to_owned()),
-                resource: Resource::Space,
-                needed: len as u64,
-                available: platform::available_space(&place.dir),
-            },
-            _ => ShmError::from_io(name, "reserve", source),
-        })
-    };
-    // The header and the first control page always; further control pages by the attach that needs
-    // them.
-    reserve(0, geometry.control + page)?;
-    if options.reserve == Reserve::Eager {
-        let slots_at = geometry.control + geometry.control_len(page);
-        reserve(slots_at, len - slots_at)?;
-    }
-    pages::after_reserve(options, &mapping)?;
-    Ok(mapping)
-}
-
-/// Links the finished file in, then its metadata: the name exists from that moment on.
-fn publish(
-    options: &SegmentOptions,
-    place: &Place,
-    source: &mut Source,
-    mapping: &Mapping,
     meta: &Meta,
-    participant: &Participant,
-) -> Result<()> {
-    let name = options.name.as_str();
-    let failed = |e| ShmError::from_io(name, "publish", e);
-    let described = Unnamed::create(&place.dir, 0o600).map_err(failed)?;
-    platform::write_at(described.file.as_fd(), &meta.to_json(), 0).map_err(failed)?;
-    if options.permissions & 0o044 != 0 {
-        // Who may read the data may find it.
-        use std::os::unix::fs::PermissionsExt;
-        let mode = 0o600 | options.permissions & 0o044;
-        described
-            .file
-            .set_permissions(std::fs::Permissions::from_mode(mode))
-            .map_err(failed)?;
-    }
-
-    let _lock = participant.lock_namespace()?;
-    let meta_path = place.meta_path(name)?;
-    let exists = || ShmError::AlreadyExists {
-        name: name.to_owned(),
-    };
-    if meta_path.symlink_metadata().is_ok() {
-        return Err(exists());
-    }
-    let path = meta.path(place);
-    match source.name(&path) {
-        Ok(()) => {}
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && is_leftover(&path, participant) => {
-            // Ours by name and magic, with no metadata, and nobody uses it: what a dead process of
-            // this pid left.
-            std::fs::remove_file(&path).map_err(failed)?;
-            source.name(&path).map_err(failed)?;
-        }
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Err(exists()),
-        Err(e) => return Err(failed(e)),
-    }
-    // Recycled memory carries the mark of its last segment.
-    tenure::admit(mapping);
-    described.link(&meta_path).map_err(|e| {
-        let _ = std::fs::remove_file(&path);
-        match e.kind() {
-            io::ErrorKind::AlreadyExists => exists(),
-            _ => failed(e),
-        }
-    })
-}
-
-/// Whether a file carries our magic and neither its writer nor a reader lives. Under the lock.
-fn is_leftover(path: &Path, participant: &Participant) -> bool {
-    let Ok(file) = platform::open_existing(path, false) else {
-        return false;
-    };
-    let alive = |at: usize| {
-        let mut key = [0u8; 8];
-        let have = platform::read_at(file.as_fd(), &mut key, at as u64);
-        let key = u64::from_le_bytes(key);
-        have.is_ok_and(|n| n == 8) && key != 0 && participant.is_alive(key)
-    };
-    let mut head = [0u8; 8];
-    let ours = platform::read_at(file.as_fd(), &mut head, 0)
-        .is_ok_and(|n| n == 8 && u64::from_le_bytes(head) == crate::layout::MAGIC);
-    if !ours || alive(header::WRITER) {
-        return false;
-    }
-    // A header that does not decode is nobody's: nobody could have attached to it.
-    read_geometry("", &file).map_or(true, |geometry| {
-        let entry = |i| geometry.control + READER_TABLE + i * READER_ENTRY;
-        !(0..geometry.max_readers).any(|i| alive(entry(i)))
-    })
-}
-
-fn open_file(place: &Place, meta: &Meta, writer: bool, joined: bool) -> Result<(File, Access)> {
+    writer: bool,
+    joined: bool,
+) -> Result<(File, Metadata, Access)> {
     let path = meta.path(place);
     let access = match (writer, joined) {
         (true, _) => Access::Writer,
         (false, true) => Access::Reader,
         (false, false) => Access::Observer,
     };
-    let opened = match platform::open_existing(&path, access != Access::Observer) {
+    let open = |access| {
+        platform::open_known(platform::NO_DIRECTORY, &path, access != Access::Observer)
+            .map(|(file, found)| (file, found, access))
+    };
+    let opened = match open(access) {
         // A reader who may not write the file reads without being counted.
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied && access == Access::Reader => {
-            platform::open_existing(&path, false).map(|file| (file, Access::Observer))
+            open(Access::Observer)
         }
-        other => other.map(|file| (file, access)),
+        other => other,
     };
     opened.map_err(|source| match source.kind() {
         // Removed since we read the metadata, or only its file.
@@ -532,18 +305,17 @@ fn open_file(place: &Place, meta: &Meta, writer: bool, joined: bool) -> Result<(
 
 /// Reads and checks the immutable header by `pread`: no mapping, no SIGBUS.
 pub(crate) fn read_geometry(name: &str, file: &File) -> Result<Geometry> {
-    read_head(name, file).map(|(geometry, _)| geometry)
+    let found = file.metadata();
+    let found = found.map_err(|e| ShmError::from_io(name, "read", e))?;
+    read_head(name, file, found.len())
 }
 
-/// [`read_geometry`], with what the system says of the file.
-fn read_head(name: &str, file: &File) -> Result<(Geometry, Metadata)> {
-    let failed = |e| ShmError::from_io(name, "read", e);
-    let found = file.metadata().map_err(failed)?;
-    let len = found.len();
+/// [`read_geometry`] of a file of so many bytes.
+fn read_head(name: &str, file: &File, len: u64) -> Result<Geometry> {
     let mut line = [0u8; HEADER_LEN];
-    let have = platform::read_at(file.as_fd(), &mut line, 0).map_err(failed)?;
-    let geometry = decode_geometry(name, &line[..have], len)?;
-    Ok((geometry, found))
+    let have = platform::read_at(file.as_fd(), &mut line, 0)
+        .map_err(|e| ShmError::from_io(name, "read", e))?;
+    decode_geometry(name, &line[..have], len)
 }
 
 /// The geometry of a file of `len` bytes that begins with `head`, checked.
@@ -615,7 +387,7 @@ impl SegmentOptions {
 fn unlink_files_and_tell(options: &SegmentOptions, place: &Place, meta: &Meta) -> Result<()> {
     // Those who have it mapped hear of it; a segment too broken to open is removed all the same.
     let mapped = open_file(place, meta, true, true)
-        .and_then(|(file, _)| {
+        .and_then(|(file, ..)| {
             let geometry = read_geometry(&meta.name, &file)?;
             Mapping::new(&meta.name, &file, geometry, Access::Writer)
         })

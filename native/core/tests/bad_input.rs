@@ -170,7 +170,32 @@ fn garbage_presented_to_attach() {
     std::fs::create_dir(&meta).unwrap();
     assert_eq!(options.attach_reader().unwrap_err().code(), "corrupted");
     std::fs::remove_dir(&meta).unwrap();
+    // One that nobody writes to does not hold us up.
+    nix::unistd::mkfifo(&meta, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert_eq!(options.attach_reader().unwrap_err().code(), "corrupted");
+    std::fs::remove_file(&meta).unwrap();
     shm.clear(); // the participants file: nobody was left to remove it when a .meta was there
+}
+
+/// What another program writes is not laid out like ours, and may be longer than what we read at once.
+#[test]
+fn metadata_of_16_kib_in_any_layout_is_read() {
+    let shm = Shm::new();
+    let mut writer = shm.options("x").create().unwrap();
+    writer.write(b"value").unwrap();
+    let meta = shm.path().join("test_x.meta");
+    let ours = std::fs::read_to_string(&meta).unwrap();
+    for blanks in [0, 700, 1024, 2048, 15_000] {
+        std::fs::write(&meta, ours.replacen(' ', &" ".repeat(1 + blanks), 1)).unwrap();
+        let mut reader = shm.options("x").attach_reader().unwrap();
+        assert_eq!(reader.read().unwrap(), b"value");
+        reader.close().unwrap();
+    }
+    std::fs::write(&meta, ours.replacen(' ', &" ".repeat(20_000), 1)).unwrap();
+    let error = shm.options("x").attach_reader().unwrap_err();
+    assert_eq!(error.code(), "corrupted");
+    std::fs::write(&meta, ours).unwrap();
+    writer.close().unwrap();
 }
 
 /// Every byte of the header page, set to several values: attach, read and inspect end in a value or a

@@ -18,7 +18,7 @@ use crate::platform::{self, fork};
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, Weak};
 use std::time::{Duration, Instant};
 
 pub(crate) use self::lock::NamespaceLock;
@@ -81,6 +81,24 @@ fn random_generation() -> Result<u32> {
     Ok(random.max(1))
 }
 
+/// What the table says of this process: as of its first registration, for /proc is slow.
+fn this_process() -> ProcessInfo {
+    static KNOWN: fork::PerProcess<OnceLock<ProcessInfo>> = fork::PerProcess::new();
+    let pid = std::process::id();
+    let look = || ProcessInfo {
+        pid,
+        start_time: platform::process_start_time(pid),
+        name: platform::process_name(pid),
+    };
+    let known = KNOWN.get().get_or_init(look);
+    // A child that was made in a way that tells nobody has what its parent knew.
+    if known.pid == pid {
+        known.clone()
+    } else {
+        look()
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -112,15 +130,10 @@ impl Participant {
                 0 => random_generation()?,
                 n => n.wrapping_add(1).max(1),
             };
-            let pid = std::process::id();
             let entry = Entry {
                 intact: true,
                 generation,
-                info: ProcessInfo {
-                    pid,
-                    start_time: platform::process_start_time(pid),
-                    name: platform::process_name(pid),
-                },
+                info: this_process(),
             };
             entry.write(fd, index).map_err(failed)?;
             drop(lock);

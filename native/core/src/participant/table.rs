@@ -5,6 +5,7 @@ use super::lock::{LOCKS_AT, NAMESPACE_LOCK};
 use crate::error::{Result, ShmError};
 use crate::name::Place;
 use crate::platform::{self, fork};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
@@ -93,13 +94,14 @@ pub(super) fn open_or_create(place: &Place) -> Result<fork::ForkFd> {
     let path = place.participants_path();
     let failed = |e| ShmError::from_io(&place.namespace, "open participants of", e);
     let file = loop {
-        match fork::ForkFd::open(|| platform::open_existing(&path, true).map(Into::into)) {
+        let opened = fork::ForkFd::open(|| match platform::open_existing(&path, true) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => create(place, &path).map(Into::into),
+            opened => opened.map(Into::into),
+        });
+        match opened {
             Ok(file) => break file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => match create(place) {
-                Ok(()) => {}
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(e) => return Err(failed(e)),
-            },
+            // Another process has created it in this moment.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(failed(e)),
         }
     };
@@ -164,12 +166,13 @@ fn is_empty(fd: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(platform::read_at(fd, &mut [0], 0)? == 0)
 }
 
-fn create(place: &Place) -> io::Result<()> {
+fn create(place: &Place, path: &Path) -> io::Result<File> {
     let unnamed = platform::Unnamed::create(&place.dir, 0o600)?;
     let reserved = ENTRIES_AT as usize + RESERVED as usize * ENTRY as usize;
     platform::reserve(&unnamed.file, 0, reserved)?;
     platform::write_at(unnamed.file.as_fd(), &head(), 0)?;
-    unnamed.link(&place.participants_path())
+    unnamed.link(path)?;
+    Ok(unnamed.file)
 }
 
 /// Locks an entry: one of the reserved ones, or else from a place that depends on the pid, so that

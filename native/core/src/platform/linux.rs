@@ -4,9 +4,9 @@ use crate::sync::AtomicU32;
 use nix::fcntl::{self, AtFlags, FallocateFlags, OFlag, RenameFlags};
 use nix::sys::stat::{self, Mode};
 use nix::sys::{statvfs, uio};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -27,8 +27,17 @@ pub(crate) fn page_size() -> usize {
 /// A file without a name, invisible to everybody until it is linked in whole.
 pub(crate) struct Unnamed {
     pub file: File,
-    /// Where the file system has no `O_TMPFILE`: a random name, removed when this is dropped.
-    temporary: Option<PathBuf>,
+    /// Where the file system has no `O_TMPFILE`: a random name.
+    temporary: Option<Temporary>,
+}
+
+/// A name that is removed when this is dropped.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 impl Unnamed {
@@ -63,7 +72,7 @@ impl Unnamed {
         )?;
         Ok(Self {
             file: File::from(fd),
-            temporary: Some(path),
+            temporary: Some(Temporary(path)),
         })
     }
 
@@ -74,26 +83,22 @@ impl Unnamed {
 
     /// Gives the file its name; `AlreadyExists` when the name is taken.
     pub(crate) fn link(&self, path: &Path) -> io::Result<()> {
-        if let Some(temporary) = &self.temporary {
+        if let Some(Temporary(temporary)) = &self.temporary {
             return std::fs::hard_link(temporary, path);
         }
-        let own = PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
         let here = fcntl::AT_FDCWD;
+        // By descriptor it costs half of the way through /proc. Before Linux 6.10 only with
+        // CAP_DAC_READ_SEARCH: ENOENT.
+        let refused = match nix::unistd::linkat(&self.file, "", here, path, AtFlags::AT_EMPTY_PATH)
+        {
+            Err(refused) if refused != nix::Error::EEXIST => refused,
+            done => return done.map_err(Into::into),
+        };
+        let own = PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
         match nix::unistd::linkat(here, &own, here, path, AtFlags::AT_SYMLINK_FOLLOW) {
-            // No /proc: by descriptor, which older kernels reserve to CAP_DAC_READ_SEARCH.
-            Err(nix::Error::ENOENT) if !own.exists() => {
-                nix::unistd::linkat(&self.file, "", here, path, AtFlags::AT_EMPTY_PATH)
-                    .map_err(Into::into)
-            }
+            // No /proc either.
+            Err(nix::Error::ENOENT) if !own.exists() => Err(refused.into()),
             other => other.map_err(Into::into),
-        }
-    }
-}
-
-impl Drop for Unnamed {
-    fn drop(&mut self) {
-        if let Some(temporary) = &self.temporary {
-            let _ = std::fs::remove_file(temporary);
         }
     }
 }
@@ -114,11 +119,24 @@ pub(crate) fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
 
 /// Opens an existing regular file, never through a symbolic link.
 pub(crate) fn open_existing(path: &Path, writable: bool) -> io::Result<File> {
-    open_sized(path, writable).map(|(file, _len)| file)
+    open_known(fcntl::AT_FDCWD, path, writable).map(|(file, _found)| file)
 }
 
-/// [`open_existing`], and how long the file is, in bytes.
-pub(crate) fn open_sized(path: &Path, writable: bool) -> io::Result<(File, u64)> {
+/// [`open_existing`], and what the system says of the file. A relative path is of that directory.
+pub(crate) fn open_known(
+    dir: BorrowedFd<'_>,
+    path: &Path,
+    writable: bool,
+) -> io::Result<(File, Metadata)> {
+    let file = open_unseen(dir, path, writable)?;
+    let found = file.metadata()?;
+    if !found.is_file() {
+        return Err(not_regular());
+    }
+    Ok((file, found))
+}
+
+fn open_unseen(dir: BorrowedFd<'_>, path: &Path, writable: bool) -> io::Result<File> {
     let access = if writable {
         OFlag::O_RDWR
     } else {
@@ -126,16 +144,42 @@ pub(crate) fn open_sized(path: &Path, writable: bool) -> io::Result<(File, u64)>
     };
     // O_NONBLOCK: a FIFO of that name must not hang us before we see what it is.
     let flags = access | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    let file = File::from(fcntl::open(path, flags, Mode::empty())?);
-    let found = file.metadata()?;
-    if !found.is_file() {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "not a regular file",
-        ));
-    }
-    Ok((file, found.len()))
+    Ok(fcntl::openat(dir, path, flags, Mode::empty())?.into())
 }
+
+fn not_regular() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")
+}
+
+/// Reads a small file, or as much of it as `most` bytes and a little more. A piece that comes short is the last
+/// one, so that one call does for what is written at once and never changes; and only what cannot be read so is
+/// looked at, whether it is a regular file.
+pub(crate) fn read_small(dir: BorrowedFd<'_>, path: &Path, most: usize) -> io::Result<Vec<u8>> {
+    let file = open_unseen(dir, path, false)?;
+    let mut piece = [0u8; 1024];
+    let mut bytes = Vec::new();
+    while bytes.len() < most {
+        let read = read_once_at(file.as_fd(), &mut piece, bytes.len() as u64);
+        let n = read.map_err(|error| match file.metadata() {
+            Ok(found) if !found.is_file() => not_regular(),
+            _ => error,
+        })?;
+        bytes.extend_from_slice(&piece[..n]);
+        if n < piece.len() {
+            break;
+        }
+    }
+    Ok(bytes)
+}
+
+/// A directory, for the files in it to be opened without a way from the root to each.
+pub(crate) fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    Ok(fcntl::open(path, flags, Mode::empty())?)
+}
+
+/// The working directory, which no path of ours begins in: all are absolute, or of a directory that is open.
+pub(crate) const NO_DIRECTORY: BorrowedFd<'static> = fcntl::AT_FDCWD;
 
 /// Reserves pages, so that touching them cannot fail later. In pieces, because tmpfs undoes the
 /// whole call when a signal interrupts it.

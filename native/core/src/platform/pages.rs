@@ -2,14 +2,16 @@
 //!
 //! A huge page (2 MiB on x86-64) is mapped by one entry only where address and file offset agree modulo
 //! its size and one mapping covers it. The kernel sees to that on mounts that give huge pages, and
-//! nowhere else, so addresses are chosen here.
+//! nowhere else, so for files that may get them on request addresses are chosen here.
 
 use super::page_size;
 use std::fs::File;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::AsRawFd;
 use std::ptr;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A part of a file to be mapped.
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +49,19 @@ impl Area {
         self.len
     }
 
+    /// One that ends where the next begins, with that one: unmapped together, by one call.
+    pub(crate) fn join(self, next: Self) -> (Self, Option<Self>) {
+        if self.range().end() != next.start as usize {
+            return (self, Some(next));
+        }
+        let (one, next) = (ManuallyDrop::new(self), ManuallyDrop::new(next));
+        let both = Self {
+            start: one.start,
+            len: one.len + next.len,
+        };
+        (both, None)
+    }
+
     /// First address, and how many bytes.
     pub(crate) fn range(&self) -> Range {
         Range {
@@ -60,6 +75,11 @@ impl Drop for Area {
     fn drop(&mut self) {
         // SAFETY: mapped by us, unmapped once. Whoever made it lets no pointer into it outlive it.
         unsafe { libc::munmap(self.start.cast(), self.len) };
+        // Here the next one has room.
+        let huge = huge_page_size();
+        if huge != 0 && self.len >= huge && (self.start as usize).is_multiple_of(huge) {
+            BELOW.fetch_max(self.range().end().next_multiple_of(huge), Ordering::Relaxed);
+        }
     }
 }
 
@@ -105,69 +125,102 @@ pub(crate) fn shmem_enabled() -> Option<String> {
     Some(rest.split_once(']')?.0.to_owned())
 }
 
-/// Maps parts that follow one another in a file, also in memory where that is possible: neighbours of equal
-/// rights are then one mapping of the kernel's, of which a process may have so many (`vm.max_map_count`).
-pub(crate) fn map<const N: usize>(file: &File, parts: [Part; N]) -> io::Result<[Area; N]> {
+/// Maps parts that follow one another in a file, in memory as well: neighbours of equal rights are then one
+/// mapping of the kernel's, of which a process may have so many (`vm.max_map_count`). With `huge_on_request`
+/// at an address where huge pages fit also where the mount gives none.
+pub(crate) fn map<const N: usize>(
+    file: &File,
+    parts: [Part; N],
+    huge_on_request: bool,
+) -> io::Result<[Area; N]> {
     let total: usize = parts.iter().map(|part| part.len).sum();
     let huge = huge_page_size();
-    if huge != 0
-        && total >= huge
-        && let Some(base) = reserve_addresses(total, huge)
-    {
-        let base_offset = parts[0].offset;
-        let at = |part: Part| Some(base + (part.offset - base_offset));
-        match map_each(file, parts, at) {
-            Ok(areas) => return Ok(areas),
-            // The kernel's own choice needs a mapping or two less.
+    let whole = if huge_on_request && huge != 0 && total >= huge {
+        map_on_huge(file, &parts, total, huge)?
+    } else {
+        map_range(file, parts[0], total, At::Anywhere)?
+    };
+    set_rights(&whole, &parts)?;
+    Ok(split(whole, parts))
+}
+
+/// Where the last mapping on a huge page's boundary began, or one ended that has gone since: below it there
+/// is room, most likely. 0 = not known. Only ever a wish, which the kernel grants or not.
+static BELOW: AtomicUsize = AtomicUsize::new(0);
+/// No wish is lower: there the program itself may lie.
+const LOWEST: usize = 1 << 32;
+
+/// Maps `total` bytes from a multiple of `huge` on. To reserve addresses and give back what is too much is two
+/// calls more, which in cold caches cost as much as all the rest of an attach; so a likely place is tried
+/// first, then one near to where the kernel itself would go.
+fn map_on_huge(file: &File, parts: &[Part], total: usize, huge: usize) -> io::Result<Area> {
+    let fits = |area: &Area| (area.start as usize).is_multiple_of(huge);
+    let room = total.next_multiple_of(huge);
+    let below = BELOW.load(Ordering::Relaxed);
+    let mut wish = below.checked_sub(room).filter(|wish| *wish >= LOWEST);
+    for _ in 0..2 {
+        let at = wish.map_or(At::Anywhere, At::Near);
+        let area = map_range(file, parts[0], total, at)?;
+        if fits(&area) {
+            BELOW.store(area.start as usize, Ordering::Relaxed);
+            return Ok(area);
+        }
+        wish = Some(area.start as usize / huge * huge).filter(|wish| *wish >= LOWEST);
+    }
+    if let Some(base) = reserve_addresses(total, huge) {
+        match map_range(file, parts[0], total, At::Fixed(base)) {
+            Ok(area) => return Ok(area),
             Err(_) => unmap(base, total),
         }
     }
-    map_each(file, parts, |_| None)
+    map_range(file, parts[0], total, At::Anywhere)
 }
 
-/// From the last to the first: Linux puts each mapping right below the one before.
-fn map_each<const N: usize>(
-    file: &File,
-    parts: [Part; N],
-    at: impl Fn(Part) -> Option<usize>,
-) -> io::Result<[Area; N]> {
-    let mut areas = Vec::with_capacity(N);
-    for part in parts.into_iter().rev() {
-        let fixed = at(part);
-        match map_one(file, part, fixed) {
-            Ok(area) => areas.push(area),
-            Err(error) => {
-                // Among addresses of ours they go with those, at once: in between another thread might get them.
-                if fixed.is_some() {
-                    areas.into_iter().for_each(std::mem::forget);
-                }
-                return Err(error);
-            }
-        }
-    }
-    areas.reverse();
-    areas
-        .try_into()
-        .map_err(|_| io::Error::other("as many areas as parts"))
+/// The parts of what was mapped in one piece.
+fn split<const N: usize>(whole: Area, parts: [Part; N]) -> [Area; N] {
+    let whole = ManuallyDrop::new(whole);
+    let before = parts[0].offset;
+    parts.map(|part| Area {
+        start: whole.start.wrapping_add(part.offset - before),
+        len: part.len,
+    })
 }
 
-fn map_one(file: &File, part: Part, at: Option<usize>) -> io::Result<Area> {
-    let rights = if part.writable {
+fn rights(writable: bool) -> libc::c_int {
+    if writable {
         libc::PROT_READ | libc::PROT_WRITE
     } else {
         libc::PROT_READ
+    }
+}
+
+/// Where a mapping is to begin.
+#[derive(Debug, Clone, Copy)]
+enum At {
+    Anywhere,
+    /// There, if that is free.
+    Near(usize),
+    /// In a range of `reserve_addresses`.
+    Fixed(usize),
+}
+
+/// Maps `len` bytes from where the first part begins, with its rights.
+fn map_range(file: &File, first: Part, len: usize, at: At) -> io::Result<Area> {
+    let (address, fixed) = match at {
+        At::Anywhere => (0, 0),
+        At::Near(address) => (address, 0),
+        At::Fixed(address) => (address, libc::MAP_FIXED),
     };
-    let fixed = if at.is_some() { libc::MAP_FIXED } else { 0 };
-    // SAFETY: with an address, it lies in a range that `reserve_addresses` has for us and that nothing
-    // uses; without, the kernel chooses.
+    // SAFETY: with MAP_FIXED, the address lies in a range that `reserve_addresses` has for us and that
+    // nothing uses; without, the kernel chooses what is free.
     let start = unsafe {
         libc::mmap(
-            at.unwrap_or(0) as *mut libc::c_void,
-            part.len,
-            rights,
+            address as *mut libc::c_void,
+            len,
+            rights(first.writable),
             libc::MAP_SHARED | fixed,
             file.as_raw_fd(),
-            part.offset as libc::off_t,
+            first.offset as libc::off_t,
         )
     };
     if start == libc::MAP_FAILED {
@@ -175,8 +228,21 @@ fn map_one(file: &File, part: Part, at: Option<usize>) -> io::Result<Area> {
     }
     Ok(Area {
         start: start.cast(),
-        len: part.len,
+        len,
     })
+}
+
+/// Gives each part that has other rights than the first its own: one call, cheaper than a mapping of its own.
+fn set_rights(whole: &Area, parts: &[Part]) -> io::Result<()> {
+    let first = parts[0];
+    for part in parts.iter().filter(|part| part.writable != first.writable) {
+        let start = whole.start.wrapping_add(part.offset - first.offset);
+        // SAFETY: a part of what was just mapped, which nobody uses yet.
+        if unsafe { libc::mprotect(start.cast(), part.len, rights(part.writable)) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }
 
 /// So many free addresses from a multiple of `huge` on; `None` when the system has none.
@@ -300,7 +366,7 @@ pub(super) mod tests {
         let lens = [page, 5 * page, 3 * huge];
         let file = file(lens.iter().sum());
         for (writable, mappings) in [([true; 3], 1), ([false, true, false], 3), ([false; 3], 1)] {
-            let areas = map(&file, parts(lens, writable)).unwrap();
+            let areas = map(&file, parts(lens, writable), true).unwrap();
             assert_eq!(areas[0].range().start % huge, 0);
             assert_eq!(areas[0].range().end(), areas[1].range().start);
             assert_eq!(areas[1].range().end(), areas[2].range().start);
@@ -314,10 +380,62 @@ pub(super) mod tests {
         let file = file(2 * len);
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let read_only = File::open(path).unwrap();
-        // The last part is mapped first, and has to go again.
-        let parts = parts([len, len, page_size()], [true, true, false]);
-        let error = map(&read_only, parts).unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(libc::EACCES));
-        assert_eq!(mappings_of(&file), 0);
+        for writable in [[true, true, false], [false, true, false]] {
+            for huge in [true, false] {
+                // In the second case all is mapped first, and has to go again.
+                let parts = parts([len, len, page_size()], writable);
+                let error = map(&read_only, parts, huge).unwrap_err();
+                assert_eq!(error.raw_os_error(), Some(libc::EACCES));
+                assert_eq!(mappings_of(&file), 0);
+            }
+        }
+    }
+
+    #[test]
+    fn where_one_has_gone_the_next_begins_and_several_lie_side_by_side() {
+        let (page, huge) = (page_size(), huge_page_size());
+        if huge == 0 {
+            println!("NOT RUN: this kernel has no huge pages");
+            return;
+        }
+        let lens = [page, 5 * page, huge];
+        let file = file(lens.iter().sum());
+        // More than there is room for in any gap, so that wishes are refused, too.
+        let mut held = Vec::new();
+        for round in 0..200 {
+            let areas = map(&file, parts(lens, [false, true, false]), true).unwrap();
+            assert!(areas[0].range().start.is_multiple_of(huge));
+            if round % 3 != 0 {
+                held.push(areas);
+            }
+        }
+        let mut starts: Vec<_> = held.iter().map(|areas| areas[0].range().start).collect();
+        starts.sort_unstable();
+        let distinct = starts.windows(2).all(|two| two[1] - two[0] >= 2 * huge);
+        assert!(distinct, "{starts:x?}");
+        assert_eq!(mappings_of(&file), 3 * held.len());
+    }
+
+    #[test]
+    fn parts_of_a_mapping_are_unmapped_together_or_apart() {
+        let page = page_size();
+        let lens = [page, 5 * page, 3 * page];
+        let file = file(lens.iter().sum());
+        for huge in [true, false] {
+            let [header, control, slots] =
+                map(&file, parts(lens, [false, true, false]), huge).unwrap();
+            assert_eq!(mappings_of(&file), 3);
+            let (both, None) = control.join(slots) else {
+                panic!("they are neighbours");
+            };
+            let (both, Some(header)) = both.join(header) else {
+                panic!("they are in the wrong order");
+            };
+            assert_eq!(both.len(), 8 * page);
+            drop(both);
+            assert_eq!(mappings_of(&file), 1);
+            drop(header);
+            assert_eq!(mappings_of(&file), 0);
+        }
     }
 }

@@ -154,7 +154,7 @@ pub(crate) fn can_be_huge(file: &File) -> bool {
             len: huge,
             writable: true,
         };
-        let [area] = map(file, [part])?;
+        let [area] = map(file, [part], true)?;
         make_huge(area.range());
         Ok(super::smaps::look(area.range())?.huge == huge as u64)
     };
@@ -204,7 +204,7 @@ mod tests {
                 len,
                 writable,
             };
-            let [area] = map(&file, [part]).unwrap();
+            let [area] = map(&file, [part], true).unwrap();
             populate_by(threads, area.range(), writable).unwrap();
             let seen = smaps::look(area.range()).unwrap();
             assert_eq!(seen.resident, len as u64, "{threads}");
@@ -220,7 +220,7 @@ mod tests {
             len,
             writable: true,
         };
-        let [area] = map(&file, [part]).unwrap();
+        let [area] = map(&file, [part], true).unwrap();
         write_at(file.as_fd(), &[7; 3], 0).unwrap();
         touch(area.range(), true);
         let seen = smaps::look(area.range()).unwrap();

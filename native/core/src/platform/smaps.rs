@@ -198,7 +198,7 @@ mod tests {
             len: 4 * huge,
             writable: true,
         };
-        let [area] = crate::platform::pages::map(&file, [part]).unwrap();
+        let [area] = crate::platform::pages::map(&file, [part], true).unwrap();
         let whole = area.range();
         let (first, last) = (
             Range { len: huge, ..whole },

@@ -153,6 +153,21 @@ fn a_hundred_segments_and_two_lists_agree() {
     assert_eq!(brief(&again), brief(&fresh));
     assert_eq!(again.len(), 99, "one was closed unread, one is read still");
     assert_eq!(again[7].reader_count, 1);
+    // More readers than a list reads together with the header.
+    let mut others = Vec::new();
+    for count in 0..9 {
+        let fresh = SegmentDiscovery::new("test", shm.path()).unwrap();
+        let fresh = fresh.list().unwrap();
+        assert!(fresh.is_sorted_by(|a, b| a.name < b.name));
+        assert_eq!(
+            (fresh[8].name.as_str(), fresh[8].reader_count),
+            ("s009", count)
+        );
+        let looked = shm.options("s009").inspect().unwrap();
+        assert_eq!(looked.readers.len() as u32, count);
+        others.push(shm.options("s009").attach_reader().unwrap());
+    }
+    others.into_iter().for_each(|r| r.close().unwrap());
     reader.close().unwrap();
     writers.into_iter().for_each(|w| w.close().unwrap());
     assert!(discovery.list().unwrap().is_empty());
