@@ -66,8 +66,8 @@ impl Meta {
     }
 
     /// Reads what [`Self::to_json`] writes, letter for letter; `None` for anything else, which may be good JSON
-    /// all the same. A tenth of what the reader of any JSON needs, in instructions and, where it was not run
-    /// for a while, in lines of cold code: that one was two fifths of an attach outside of the kernel.
+    /// all the same. Half of the instructions that the reader of any JSON needs, which was two fifths of an
+    /// attach outside of the kernel.
     fn as_written(place: &Place, name: &str, bytes: &[u8]) -> Option<Self> {
         let mut text = Written(std::str::from_utf8(bytes).ok()?);
         text.skip("{\n  \"format\": 1,\n  \"name\": \"")?;

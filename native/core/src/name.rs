@@ -50,7 +50,7 @@ pub(crate) struct Place {
 }
 
 /// Whether a path is absolute and has nothing that `std::path::absolute` would change, which most often is
-/// so and takes a tenth of the time to find out.
+/// so: that one takes it to pieces and puts it together again.
 fn is_plain(dir: &Path) -> bool {
     let bytes = dir.as_os_str().as_bytes();
     let dubious = |two: &[u8]| two[0] == b'/' && matches!(two[1], b'/' | b'.');

@@ -151,8 +151,8 @@ static BELOW: AtomicUsize = AtomicUsize::new(0);
 const LOWEST: usize = 1 << 32;
 
 /// Maps `total` bytes from a multiple of `huge` on. To reserve addresses and give back what is too much is two
-/// calls more, which in cold caches cost as much as all the rest of an attach; so a likely place is tried
-/// first, then one near to where the kernel itself would go.
+/// calls more, which in cold caches are a quarter of an attach; so a likely place is tried first, then one
+/// near to where the kernel itself would go.
 fn map_on_huge(file: &File, parts: &[Part], total: usize, huge: usize) -> io::Result<Area> {
     let fits = |area: &Area| (area.start as usize).is_multiple_of(huge);
     let room = total.next_multiple_of(huge);
