@@ -116,6 +116,7 @@ impl Descriptor {
     }
 
     /// The format.
+    #[inline]
     pub fn format(&self) -> DataFormat {
         self.format
     }

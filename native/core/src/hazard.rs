@@ -103,7 +103,8 @@ impl Lookout {
     pub(crate) fn of_new(words: &impl Hazards) -> Self {
         words.pinnable().store(1, Ordering::Release);
         Self {
-            looking: true,
+            // Where nothing can be pinned there is nothing to look at.
+            looking: can_pin(words.slots()),
             avoid: 0,
             without: 0,
             since_cleared: 0,
@@ -154,6 +155,35 @@ pub(crate) fn begin(
         return slot;
     }
     settle(words.whole(), lookout, current, version, slot, before)
+}
+
+/// [`begin`] where nothing is to be looked at: by a calm writer while nobody has announced a pin. Otherwise
+/// `None`, and no slot is marked. What a write keeps in registers stays there, for nothing is called.
+#[inline(always)]
+pub(crate) fn begin_at_once(
+    words: &impl Hazards,
+    lookout: &Lookout,
+    current: Option<usize>,
+    version: u64,
+) -> Option<usize> {
+    if lookout.looking || lookout.avoid != 0 {
+        return None;
+    }
+    let slot = match current {
+        Some(current) if current + 1 < words.slots() => current + 1,
+        _ => 0,
+    };
+    let before = words.seq(slot).load(Ordering::Relaxed);
+    seqlock::begin(words, slot, version);
+    // As in `begin`.
+    #[cfg(not(loom))]
+    std::sync::atomic::compiler_fence(Ordering::SeqCst);
+    if words.pins().load(Ordering::Relaxed) == 0 || !can_pin(words.slots()) {
+        return Some(slot);
+    }
+    // As it was: nobody has written there. Release as in `settle`.
+    words.seq(slot).store(before, Ordering::Release);
+    None
 }
 
 /// The next slot after `current` that is not in `avoid`.

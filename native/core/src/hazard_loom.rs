@@ -102,7 +102,9 @@ impl Writer {
     fn write(&mut self) {
         let model = &*self.model;
         self.version += 2;
-        let slot = begin(model, &mut self.lookout, self.current, self.version);
+        // As a short value is written.
+        let slot = begin_at_once(model, &self.lookout, self.current, self.version)
+            .unwrap_or_else(|| begin(model, &mut self.lookout, self.current, self.version));
         model.payload[slot].store(self.version, Ordering::Relaxed);
         seqlock::commit(model, slot, self.version);
         self.current = Some(slot);

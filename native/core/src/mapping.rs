@@ -11,7 +11,7 @@ pub(crate) mod kept;
 mod reuse;
 mod slots;
 
-pub(crate) use self::slots::Slots;
+pub(crate) use self::slots::{Bytes, Slots};
 
 use crate::copy;
 use crate::error::{Resource, Result, ShmError};

@@ -30,7 +30,7 @@ pub(crate) trait Words {
 }
 
 /// Marks a slot as being written.
-#[inline]
+#[inline(always)]
 pub(crate) fn begin(words: &impl Words, slot: usize, version: u64) {
     words.seq(slot).store(version - 1, Ordering::Relaxed);
     // Pairs with the acquire fence of `finish_read`: payload stores stay behind the odd seq.
@@ -38,7 +38,7 @@ pub(crate) fn begin(words: &impl Words, slot: usize, version: u64) {
 }
 
 /// Publishes a slot whose payload is complete.
-#[inline]
+#[inline(always)]
 pub(crate) fn commit(words: &impl Words, slot: usize, version: u64) {
     // Pairs with the Acquire load of `seq` in `start_read`.
     words.seq(slot).store(version, Ordering::Release);

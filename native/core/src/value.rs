@@ -7,7 +7,7 @@ use crate::segment::corrupted;
 use std::sync::atomic::Ordering;
 
 /// What a reader learns about a value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ReadInfo {
     /// Its version.
     pub version: u64,

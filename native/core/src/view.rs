@@ -61,6 +61,10 @@ impl Held {
         self.token.slot
     }
 
+    pub(crate) fn segment(&self) -> &Segment {
+        &self.attachment.segment
+    }
+
     pub(crate) fn slice(&self, len: usize) -> &[u8] {
         self.attachment
             .segment

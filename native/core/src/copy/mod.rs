@@ -34,7 +34,7 @@ use x86_64::{copy as machine_copy, six_words as machine_six_words};
 /// `src` must be readable and `dst` writable for `len` bytes, the two must not overlap, and no
 /// Rust reference may exist to bytes of `dst`, or to bytes of `src` that another thread of this
 /// process writes.
-#[inline]
+#[inline(always)]
 pub(crate) unsafe fn copy(dst: *mut u8, src: *const u8, len: usize) {
     // SAFETY: the caller's promise is the machine copy's.
     unsafe { machine_copy(dst, src, len) }

@@ -39,7 +39,7 @@ fn detect() -> u8 {
 /// # Safety
 ///
 /// As for [`super::copy`].
-#[inline]
+#[inline(always)]
 pub(crate) unsafe fn copy(dst: *mut u8, src: *const u8, len: usize) {
     if len <= 64 {
         // SAFETY: the caller's promise, and the length.
@@ -63,7 +63,7 @@ pub(crate) unsafe fn six_words(src: *const u8) -> [u64; 6] {
         asm!(
             "movaps {a}, [{s}]", "movaps {b}, [{s} + 16]", "movaps {c}, [{s} + 32]",
             s = in(reg) src, a = out(xmm_reg) a, b = out(xmm_reg) b, c = out(xmm_reg) c,
-            options(nostack, preserves_flags, readonly)
+            options(nostack, preserves_flags, pure, readonly)
         );
     }
     // SAFETY: any bits are words.
@@ -99,7 +99,7 @@ unsafe fn long(dst: *mut u8, src: *const u8, len: usize) {
 /// # Safety
 ///
 /// As for [`super::copy`]; `len <= 64`.
-#[inline]
+#[inline(always)]
 unsafe fn short(dst: *mut u8, src: *const u8, len: usize) {
     match len {
         // SAFETY: every access lies between the first and the last of `len` bytes.

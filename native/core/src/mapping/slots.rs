@@ -5,7 +5,8 @@ use crate::copy;
 use crate::hazard::Hazards;
 use crate::layout::{SLOT_HEADER, slot as slot_field};
 use crate::seqlock::Words;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Where the slots of a mapping are, for one read or write. The compiler must take every access to shared
 /// memory for one that changes the mapping's own fields, and would load them, find the slot and check its
@@ -16,13 +17,21 @@ pub(crate) struct Slots<'a> {
     stride: usize,
     count: usize,
     capacity: usize,
-    writable: bool,
     mapping: &'a Mapping,
+}
+
+/// The bytes of a value, of which that many were seen to be inside their slot: checked once, for all that is
+/// done with them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bytes<'a> {
+    at: *mut u8,
+    len: usize,
+    slots: PhantomData<&'a Mapping>,
 }
 
 impl Mapping {
     /// Where its slots are, noted once for one read or write.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn slots_now(&self) -> Slots<'_> {
         // SAFETY: slot 0 lies inside the slot pages by `Geometry`.
         let first = unsafe { self.slots.as_mut_ptr().add(self.first_slot) };
@@ -31,19 +40,12 @@ impl Mapping {
             stride: self.geometry.stride,
             count: self.geometry.slots,
             capacity: self.geometry.capacity,
-            writable: self.access == Access::Writer,
             mapping: self,
         }
     }
 }
 
 impl<'a> Slots<'a> {
-    /// Longest value, in bytes.
-    #[inline]
-    pub(crate) fn capacity(&self) -> usize {
-        self.capacity
-    }
-
     /// The mapping that they are of.
     #[inline]
     pub(crate) fn mapping(&self) -> &'a Mapping {
@@ -71,28 +73,55 @@ impl<'a> Slots<'a> {
         unsafe { copy::six_words(self.at(slot).add(slot_field::TIMESTAMP)) }
     }
 
+    /// Whether a value can have that length.
     #[inline]
-    fn data(&self, slot: usize, len: usize) -> *mut u8 {
-        assert!(len <= self.capacity);
+    pub(crate) fn holds(&self, len: usize) -> bool {
+        len.wrapping_sub(1) < self.capacity
+    }
+
+    /// As many bytes of a slot as its header says; `None` when no value has that length.
+    #[inline]
+    pub(crate) fn value(&self, slot: usize) -> Option<Bytes<'a>> {
+        let len = self.word(slot, SlotWord::Len).load(Ordering::Relaxed) as usize;
+        if !self.holds(len) {
+            return None;
+        }
         // SAFETY: the slot's bytes follow its header, and there are at least `len`.
-        unsafe { self.at(slot).add(SLOT_HEADER) }
+        let at = unsafe { self.at(slot).add(SLOT_HEADER) };
+        Some(Bytes {
+            at,
+            len,
+            slots: PhantomData,
+        })
     }
 
-    /// [`Mapping::copy_out`] from the start of the value.
-    #[inline]
-    pub(crate) fn copy_out(&self, slot: usize, bytes: &mut [u8]) {
-        let from = self.data(slot, bytes.len());
-        // SAFETY: readable and in range; `bytes` is private.
-        unsafe { copy::copy(bytes.as_mut_ptr(), from, bytes.len()) };
-    }
-
-    /// [`Mapping::copy_in`] at the start of the value.
-    #[inline]
+    /// Copies into a slot. Panics unless they fit: callers check first and return an error.
+    #[inline(always)]
     pub(crate) fn copy_in(&self, slot: usize, bytes: &[u8]) {
-        assert!(self.writable);
-        let to = self.data(slot, bytes.len());
+        assert!(self.mapping.access == Access::Writer && self.holds(bytes.len()));
+        // SAFETY: the slot's bytes follow its header, and there are at least so many.
+        let to = unsafe { self.at(slot).add(SLOT_HEADER) };
         // SAFETY: as `Mapping::copy_in`.
         unsafe { copy::copy(to, bytes.as_ptr(), bytes.len()) };
+    }
+}
+
+impl Bytes<'_> {
+    /// How many.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Copies them, while they may be overwritten; `None` when they do not fit into `buffer`.
+    #[inline(always)]
+    pub(crate) fn copy_out(&self, buffer: &mut [u8]) -> Option<()> {
+        if self.len > buffer.len() {
+            return None;
+        }
+        // SAFETY: readable, as checked when `self` was made, and the buffer, which is private, has room.
+        unsafe { copy::copy(buffer.as_mut_ptr(), self.at, self.len) };
+        Some(())
     }
 }
 

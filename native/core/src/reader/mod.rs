@@ -186,16 +186,18 @@ impl SegmentReader {
     ///
     /// Those of [`Self::read`], and [`ShmError::OutOfBounds`] with the length needed in `len` when
     /// the buffer is too short.
-    #[inline]
+    // Always: handed back through memory, what was learnt of a short value costs as much as the read.
+    #[inline(always)]
     pub fn read_into(&self, buffer: &mut [u8]) -> Result<ReadInfo> {
-        // The same twice: where no copy of many bytes can be called, nothing is kept in memory for it.
-        if buffer.len() > SHORT {
-            return self.read_long(buffer);
+        // Only where no copy of many bytes can be called: nothing is kept in memory for it then.
+        if buffer.len() <= SHORT
+            && let Some(info) = self.read_at_once(buffer)
+        {
+            return Ok(self.note(info));
         }
-        match self.read_at_once(buffer) {
-            Some(info) => Ok(self.note(info)),
-            None => self.read_patiently(buffer),
-        }
+        let mut info = ReadInfo::default();
+        self.read_otherwise(buffer, &mut info)?;
+        Ok(info)
     }
 
     /// [`Self::read_into`] memory that others may alias (a Python buffer, say).

@@ -6,7 +6,7 @@ use crate::error::{Result, ShmError};
 use crate::hazard::{self, NoPin};
 use crate::layout::flags;
 use crate::platform::{self, fork};
-use crate::segment::corrupted;
+use crate::segment::{Segment, corrupted};
 use crate::seqlock::{self, Started};
 use crate::value::ReadInfo;
 use crate::view::{Attachment, Held, Pin, SealedView};
@@ -22,7 +22,6 @@ const ACKNOWLEDGED_SPINS: u32 = 2_000;
 /// [`SegmentReader::pin`].
 #[derive(Debug)]
 pub struct Pinned {
-    attachment: Arc<Attachment>,
     place: Place,
     info: ReadInfo,
     descriptor: Descriptor,
@@ -33,7 +32,18 @@ enum Place {
     Held(Held),
     /// It never changes, and needs no pin.
     Sealed(SealedView),
-    Copied(Vec<u8>),
+    Copied(Vec<u8>, Arc<Attachment>),
+}
+
+impl Place {
+    /// The segment is kept by whatever the bytes are kept by: counted once, for counting costs as much as pinning.
+    fn segment(&self) -> &Segment {
+        match self {
+            Self::Held(held) => held.segment(),
+            Self::Sealed(view) => view.segment(),
+            Self::Copied(_, attachment) => &attachment.segment,
+        }
+    }
 }
 
 impl SegmentReader {
@@ -92,7 +102,6 @@ impl SegmentReader {
             self.check_crc(&info, mapping.checksum(started.slot, info.len))?;
         }
         Ok(Pinned {
-            attachment: self.attachment.clone(),
             descriptor: info.descriptor()?,
             info: self.note(info),
             place: Place::Held(held),
@@ -102,7 +111,6 @@ impl SegmentReader {
     fn sealed_instead(&self) -> Result<Pinned> {
         let view = self.sealed()?;
         Ok(Pinned {
-            attachment: self.attachment.clone(),
             descriptor: view.descriptor(),
             info: self.note(self.info()?),
             place: Place::Sealed(view),
@@ -114,10 +122,9 @@ impl SegmentReader {
         let info = self.read_to_vec(&mut bytes)?;
         bytes.truncate(info.len);
         Ok(Pinned {
-            attachment: self.attachment.clone(),
             descriptor: info.descriptor()?,
             info,
-            place: Place::Copied(bytes),
+            place: Place::Copied(bytes, self.attachment.clone()),
         })
     }
 }
@@ -158,7 +165,7 @@ impl Attachment {
 impl Pinned {
     /// Whether these are the segment's own bytes; `false` when they had to be copied.
     pub fn in_place(&self) -> bool {
-        !matches!(self.place, Place::Copied(_))
+        !matches!(self.place, Place::Copied(..))
     }
 
     /// Whether the bytes have stayed as they were until now. Only a damaged or hostile reader table
@@ -166,7 +173,7 @@ impl Pinned {
     pub fn is_intact(&self) -> bool {
         match &self.place {
             Place::Held(held) => {
-                let mapping = &*self.attachment.segment.mapping;
+                let mapping = &*held.segment().mapping;
                 let started = Started {
                     slot: held.slot(),
                     version: self.info.version,
@@ -174,7 +181,7 @@ impl Pinned {
                 !mapping.lost() && hazard::is_kept(mapping, started)
             }
             Place::Sealed(view) => view.is_intact(),
-            Place::Copied(_) => true,
+            Place::Copied(..) => true,
         }
     }
 
@@ -195,7 +202,7 @@ impl Pinned {
 
     /// The segment's name.
     pub fn name(&self) -> &str {
-        &self.attachment.segment.name
+        &self.place.segment().name
     }
 
     /// Gives the pin back, and says whether the bytes stayed as they were.
@@ -209,7 +216,7 @@ impl Pinned {
             return Ok(());
         }
         let name = self.name().to_owned();
-        let mapping = &self.attachment.segment.mapping;
+        let mapping = &self.place.segment().mapping;
         if mapping.lost() {
             return Err(mapping.loss(&name));
         }
@@ -224,7 +231,7 @@ impl std::ops::Deref for Pinned {
         match &self.place {
             Place::Held(held) => held.slice(self.info.len),
             Place::Sealed(view) => view,
-            Place::Copied(bytes) => bytes,
+            Place::Copied(bytes, _) => bytes,
         }
     }
 }

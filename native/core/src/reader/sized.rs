@@ -55,11 +55,11 @@ impl SegmentReader {
     #[inline]
     pub fn read_to<S: Sink>(&self, sink: &mut S) -> Result<ReadInfo, S::Error> {
         let slots = self.mapping().slots_now();
-        if let Some((started, len)) = self.start_at_once(&slots)
+        if let Some((started, bytes)) = self.start_at_once(&slots)
             // The length was this value's, before memory is asked for.
             && seqlock::finish_read(&slots, started)
-            && let Some(room) = sink.room(len)?.get_mut(..len)
-            && let Some(info) = self.finish_at_once(&slots, started, room)
+            && let room = sink.room(bytes.len())?
+            && let Some(info) = self.finish_at_once(&slots, started, bytes, room)
         {
             return Ok(self.note(info));
         }

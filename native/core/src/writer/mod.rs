@@ -6,7 +6,7 @@ mod publish;
 
 pub(crate) use claim::torn_by_death;
 
-use crate::descriptor::Descriptor;
+use crate::descriptor::{DataFormat, Descriptor};
 use crate::error::{Result, ShmError};
 use crate::hazard::{self, Lookout};
 use crate::layout::{SegmentState, flags};
@@ -20,6 +20,9 @@ use crate::view::{Attachment, SealedView};
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
+
+/// A value up to this length is copied by a handful of instructions.
+const SHORT: usize = 64;
 
 /// Exclusive right to write a segment, until it is closed, released or dropped.
 ///
@@ -121,7 +124,7 @@ impl SegmentWriter {
     /// segment, [`ShmError::SegmentBusy`] in a forked child of the writer.
     #[inline]
     pub fn write(&mut self, data: &[u8]) -> Result<u64> {
-        self.write_described(data, &Descriptor::RAW)
+        self.write_raw(data)
     }
 
     /// [`Self::write`] with format, element type and shape.
@@ -139,6 +142,35 @@ impl SegmentWriter {
     /// Also [`ShmError::InvalidOption`] when the descriptor makes another length.
     #[inline]
     pub fn write_described(&mut self, data: &[u8], descriptor: &Descriptor) -> Result<u64> {
+        if descriptor.format() == DataFormat::Raw {
+            return self.write_raw(data);
+        }
+        self.write_long(data, descriptor)
+    }
+
+    #[inline]
+    fn write_raw(&mut self, data: &[u8]) -> Result<u64> {
+        if data.len() <= SHORT
+            && let Some(version) = self.write_at_once(data)
+        {
+            return self.check_kept(version);
+        }
+        self.write_raw_long(data)
+    }
+
+    /// Apart from [`Self::write_long`], for the words of a description that is known are constants.
+    #[inline(never)]
+    fn write_raw_long(&mut self, data: &[u8]) -> Result<u64> {
+        self.write_slice(data, &Descriptor::RAW)
+    }
+
+    #[inline(never)]
+    fn write_long(&mut self, data: &[u8], descriptor: &Descriptor) -> Result<u64> {
+        self.write_slice(data, descriptor)
+    }
+
+    #[inline(always)]
+    fn write_slice(&mut self, data: &[u8], descriptor: &Descriptor) -> Result<u64> {
         self.write_whole(data.len(), descriptor, |slots, slot, crc| {
             slots.copy_in(slot, data);
             if crc { crc32c::crc32c(data) } else { 0 }
@@ -194,7 +226,7 @@ impl SegmentWriter {
         })
     }
 
-    #[inline]
+    #[inline(always)]
     fn write_whole(
         &mut self,
         len: usize,
@@ -209,7 +241,8 @@ impl SegmentWriter {
         let slot = hazard::begin(&slots, &mut self.lookout, current, version);
         let crc = slots.mapping().geometry().has(flags::CRC32C);
         let crc = fill(&slots, slot, crc);
-        publish::publish(&slots, slot, version, len, descriptor, crc);
+        let now = publish::stamp(slots.mapping().geometry());
+        publish::publish(&slots, slot, version, len, descriptor, crc, now);
         self.published(slot, version, len, *descriptor);
         self.rewritten = true;
         self.check_kept(version)

@@ -1,7 +1,7 @@
 //! How a value gets into its slot: checks, the choice of the slot, the words of its header.
 
-use super::SegmentWriter;
 use super::crowd::{self, Crowd};
+use super::{SHORT, SegmentWriter};
 use crate::descriptor::Descriptor;
 use crate::error::{Resource, Result, ShmError};
 use crate::hazard;
@@ -48,13 +48,45 @@ impl SegmentWriter {
 
     #[inline]
     pub(crate) fn check_writable(&self) -> Result<()> {
-        let active = SegmentState::Active.to_word();
-        let mapping = &*self.segment.mapping;
-        let state = mapping.state_word().load(Ordering::Relaxed);
-        if state == active && !self.in_child() && !mapping.lost() {
+        if self.is_writable() {
             return Ok(());
         }
         Err(self.not_writable())
+    }
+
+    #[inline(always)]
+    fn is_writable(&self) -> bool {
+        let active = SegmentState::Active.to_word();
+        let mapping = &*self.segment.mapping;
+        let state = mapping.state_word().load(Ordering::Relaxed);
+        state == active && !self.in_child() && !mapping.lost()
+    }
+
+    /// A short value of plain bytes by the straight way: one that fits, in a segment where nobody is to be looked
+    /// for. `None` when there is more to it; nothing was changed then, and the way for all values finds out what.
+    // Never: among a caller's own values there are not enough registers for those of a write.
+    #[inline(never)]
+    pub(super) fn write_at_once(&mut self, data: &[u8]) -> Option<u64> {
+        let slots = self.segment.mapping.slots_now();
+        let geometry = slots.mapping().geometry();
+        let version = self.version + 2;
+        let straight = slots.holds(data.len())
+            && version <= publish_word::MAX_VERSION
+            && !geometry.has(flags::CRC32C)
+            && data.len() <= SHORT
+            && self.is_writable();
+        if !straight {
+            return None;
+        }
+        // Asked before anything else is in registers; the copy takes less than the clock's step.
+        let now = stamp(geometry);
+        let slot = hazard::begin_at_once(&slots, &self.lookout, self.current_slot(), version)?;
+        slots.copy_in(slot, data);
+        let raw = Descriptor::RAW;
+        publish(&slots, slot, version, data.len(), &raw, 0, now);
+        self.rewritten = true;
+        self.published(slot, version, data.len(), raw);
+        Some(version)
     }
 
     #[cold]
@@ -139,12 +171,13 @@ impl SegmentWriter {
         crc: u32,
     ) {
         let slots = self.segment.mapping.slots_now();
-        publish(&slots, slot, version, len, &descriptor, crc);
+        let now = stamp(slots.mapping().geometry());
+        publish(&slots, slot, version, len, &descriptor, crc, now);
         self.published(slot, version, len, descriptor);
     }
 
-    /// Wakes who waits for what was just published, and notes it.
-    #[inline]
+    /// Notes what was just published, and wakes who waits for it.
+    #[inline(always)]
     pub(super) fn published(
         &mut self,
         slot: usize,
@@ -152,6 +185,10 @@ impl SegmentWriter {
         len: usize,
         descriptor: Descriptor,
     ) {
+        self.current = slot;
+        self.version = version;
+        self.len = len;
+        self.descriptor = descriptor;
         let mapping = &*self.segment.mapping;
         if mapping.geometry().has(flags::NOTIFY) {
             let handoff = self.crowd.as_ref().map(|crowd| &crowd.handoff);
@@ -160,15 +197,11 @@ impl SegmentWriter {
                 self.wake(sleepers);
             }
         }
-        self.current = slot;
-        self.version = version;
-        self.len = len;
-        self.descriptor = descriptor;
     }
 }
 
 /// Fills in the header of a slot and makes it the current one.
-#[inline]
+#[inline(always)]
 pub(super) fn publish(
     slots: &Slots<'_>,
     slot: usize,
@@ -176,14 +209,8 @@ pub(super) fn publish(
     len: usize,
     descriptor: &Descriptor,
     crc: u32,
+    now: u64,
 ) {
-    const STAMPED: u32 = flags::TIMESTAMP_COARSE | flags::TIMESTAMP_PRECISE;
-    let geometry = slots.mapping().geometry();
-    let now = if geometry.has(STAMPED) {
-        now(geometry)
-    } else {
-        0
-    };
     let [kind, dtype, shape0, shape1, shape2] = descriptor.encode();
     let put = |word, value| slots.word(slot, word).store(value, Ordering::Relaxed);
     put(SlotWord::Len, len as u64);
@@ -196,7 +223,18 @@ pub(super) fn publish(
     seqlock::commit(slots, slot, version);
 }
 
-/// The timestamp of a value, for segments that have them.
+/// The timestamp of a value that is published now; 0 where values have none.
+#[inline]
+pub(super) fn stamp(geometry: &Geometry) -> u64 {
+    const STAMPED: u32 = flags::TIMESTAMP_COARSE | flags::TIMESTAMP_PRECISE;
+    if geometry.has(STAMPED) {
+        now(geometry)
+    } else {
+        0
+    }
+}
+
+/// [`stamp`] in segments that have them.
 #[inline(never)]
 fn now(geometry: &Geometry) -> u64 {
     if geometry.has(flags::TIMESTAMP_COARSE) {
