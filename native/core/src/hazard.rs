@@ -12,8 +12,9 @@
 //! * A writer looks from its start on, and becomes calm when it has long seen no pin. A calm writer
 //!   fences nothing: it marks, and loads `pins`. Should its load have been done before its mark could
 //!   be seen, a reader might pin what is being written; so a reader that finds the writer calm
-//!   (`pinnable` is 0) does not trust its own look until the writer looks too, or the kernel has put a
-//!   barrier into every thread of the machine (membarrier(2)).
+//!   (`pinnable` is not [`writer::LOOKS`]) does not trust its own look until the writer looks too, or the kernel has put a
+//!   barrier into the writer's threads (membarrier(2)): into those of all processes that asked for it, if
+//!   the writer's says that it did, which takes microseconds; else into every thread of the machine.
 //!
 //! The table is writable by every reader, so it is hostile: whatever is in it, the writer looks at so
 //! many entries at most, and when every slot is named it takes the one with the oldest value. Whoever
@@ -37,11 +38,21 @@ const MARKED_SPINS: u32 = 2;
 /// Slots that no reader may pin: the writer needs one beside the current value.
 const SPARE: usize = 2;
 
+/// What the writer says of itself in `pinnable`.
+pub(crate) mod writer {
+    /// It looks at no pins.
+    pub(crate) const CALM: u32 = 0;
+    /// It looks at the pins of every reader before it writes.
+    pub(crate) const LOOKS: u32 = 1;
+    /// It looks at no pins, and its process has registered for barriers.
+    pub(crate) const CALM_REGISTERED: u32 = 2;
+}
+
 /// Where the words of the pins are.
 pub(crate) trait Hazards: Words {
     /// One bit for each group of entries in which somebody may have pinned something.
     fn pins(&self) -> &AtomicU64;
-    /// 1 while the writer looks at the pins of every reader before it writes.
+    /// One of [`writer`].
     fn pinnable(&self) -> &AtomicU32;
     /// Room of the table.
     fn entries(&self) -> usize;
@@ -91,6 +102,8 @@ fn look(words: &impl Hazards, groups: u64) -> (u64, u64) {
 #[derive(Debug)]
 pub(crate) struct Lookout {
     looking: bool,
+    /// What it says of itself while it is calm.
+    calm: u32,
     /// Slots that were pinned when it looked last: not even marked while they may be.
     avoid: u64,
     /// Looks since one found a pin, and since bits were cleared.
@@ -99,10 +112,16 @@ pub(crate) struct Lookout {
 }
 
 impl Lookout {
-    /// Of the writer that creates the segment.
-    pub(crate) fn of_new(words: &impl Hazards) -> Self {
-        words.pinnable().store(1, Ordering::Release);
+    /// Of the writer that creates the segment. `register` has the kernel put barriers into this process when
+    /// readers ask for them, and says whether it does.
+    pub(crate) fn of_new(words: &impl Hazards, register: impl FnOnce() -> bool) -> Self {
+        words.pinnable().store(writer::LOOKS, Ordering::Release);
         Self {
+            calm: if can_pin(words.slots()) && register() {
+                writer::CALM_REGISTERED
+            } else {
+                writer::CALM
+            },
             // Where nothing can be pinned there is nothing to look at.
             looking: can_pin(words.slots()),
             avoid: 0,
@@ -113,9 +132,9 @@ impl Lookout {
 
     /// Of a writer that follows another, which may have died between clearing bits and putting them
     /// back.
-    pub(crate) fn of_next(words: &impl Hazards) -> Self {
+    pub(crate) fn of_next(words: &impl Hazards, register: impl FnOnce() -> bool) -> Self {
         words.pins().fetch_or(u64::MAX, Ordering::Relaxed);
-        Self::of_new(words)
+        Self::of_new(words, register)
     }
 }
 
@@ -208,7 +227,7 @@ fn settle(
     if !lookout.looking {
         lookout.looking = true;
         // Release: a reader that sees it sees the mark of the slot that was chosen without a look.
-        words.pinnable().store(1, Ordering::Release);
+        words.pinnable().store(writer::LOOKS, Ordering::Release);
     }
     // Also against pins that come while it tries: it does not try for ever.
     let mut tried = 0;
@@ -283,7 +302,7 @@ fn account(words: &impl Hazards, lookout: &mut Lookout) {
     // Not when somebody has pinned since, and let go: it will again, and would wait for each pin.
     let calm = groups == 0 && lookout.without >= CALM_AFTER;
     if calm {
-        words.pinnable().store(0, Ordering::Relaxed);
+        words.pinnable().store(lookout.calm, Ordering::Relaxed);
     }
     // Pairs with the fence of `pin`: a reader that still saw its bit and `pinnable` after its fence
     // has its pin seen here.
@@ -296,7 +315,7 @@ fn account(words: &impl Hazards, lookout: &mut Lookout) {
         if busy == 0 && words.pins().load(Ordering::Relaxed) == 0 {
             lookout.looking = false;
         } else {
-            words.pinnable().store(1, Ordering::Release);
+            words.pinnable().store(writer::LOOKS, Ordering::Release);
         }
     }
 }
@@ -314,13 +333,15 @@ pub(crate) enum NoPin {
     Unseen,
 }
 
-/// Pins the current value for `entry`, within `tries`. `assure` is called while the writer is calm: it
-/// waits for [`Hazards::pinnable`], or puts a barrier into every thread and then answers `true`.
+/// Pins the current value for `entry`, within `tries`. `assure` is called while the writer is calm, with
+/// what it says of itself: it waits for [`Hazards::pinnable`], or has a barrier put into the writer's threads, and
+/// then answers `true`. Which barrier does follows from the word that was read after the fence: a writer that
+/// says otherwise since then has seen the pin when it looked before it became calm.
 pub(crate) fn pin(
     words: &impl Hazards,
     entry: usize,
     tries: u32,
-    mut assure: impl FnMut() -> bool,
+    mut assure: impl FnMut(u32) -> bool,
 ) -> Result<Started, NoPin> {
     if !can_pin(words.slots()) {
         return Err(NoPin::Full);
@@ -347,7 +368,8 @@ pub(crate) fn pin(
         }
         // Pairs with the fences of `settle` and `account`.
         fence(Ordering::SeqCst);
-        if words.pinnable().load(Ordering::Acquire) == 0 && !assure() {
+        let said = words.pinnable().load(Ordering::Acquire);
+        if said != writer::LOOKS && !assure(said) {
             return give_up(NoPin::Unseen);
         }
         // The writer may have cleared the bit when it had not seen the pin yet: then it sees neither.

@@ -86,7 +86,7 @@ struct Writer {
 
 impl Writer {
     fn new(model: &Arc<Model>, calm: bool) -> Self {
-        let mut lookout = Lookout::of_new(&**model);
+        let mut lookout = Lookout::of_new(&**model, || false);
         if calm {
             lookout.looking = false;
             model.pinnable.store(0, Ordering::Relaxed);
@@ -113,7 +113,7 @@ impl Writer {
 
 /// Pins once, looks twice, gives it back. Whether it had a pin.
 fn look_in_place(model: &Model, entry: usize) -> bool {
-    let Ok(pinned) = pin(model, entry, 2, || {
+    let Ok(pinned) = pin(model, entry, 2, |_| {
         // Nothing puts barriers into threads here; the writer may look by now.
         loom::thread::yield_now();
         model.pinnable.load(Ordering::Acquire) == 1
@@ -178,7 +178,7 @@ fn loom_a_pin_that_stays_is_kept() {
         writer.write();
         let reader = {
             let model = model.clone();
-            thread::spawn(move || pin(&*model, 0, 3, || false).ok())
+            thread::spawn(move || pin(&*model, 0, 3, |_| false).ok())
         };
         for _ in 0..4 {
             writer.write();
@@ -204,7 +204,7 @@ fn loom_an_old_bit_may_be_cleared() {
         let mut writer = Writer::new(&model, false);
         writer.write();
         // No other thread yet that would need a barrier.
-        let held = pin(&*model, 0, 1, || true).unwrap();
+        let held = pin(&*model, 0, 1, |_| true).unwrap();
         writer.write();
         model.pins.store(0b11, Ordering::Relaxed);
         let reader = {
@@ -229,7 +229,7 @@ fn loom_two_readers_leave_the_writer_its_slots() {
         writer.write();
         let readers = [0, 1].map(|entry| {
             let model = model.clone();
-            thread::spawn(move || pin(&*model, entry, 2, || false).ok())
+            thread::spawn(move || pin(&*model, entry, 2, |_| false).ok())
         });
         for _ in 0..2 {
             writer.write();

@@ -50,7 +50,7 @@ pub(crate) mod header {
     pub const WRITER: usize = 136;
     /// `removed: u32`, 1 while and after the files are unlinked.
     pub const REMOVED: usize = 144;
-    /// `pinnable: u32`, 1 while the writer looks at the pins of every reader before it writes.
+    /// `pinnable: u32`, whether the writer looks at the pins of every reader before it writes (`hazard::writer`).
     pub const PINNABLE: usize = 148;
     /// `orphaned: u64`, CLOCK_MONOTONIC nanoseconds when somebody first saw that the writer is gone
     /// and may come back; 0 = it is there, or gone for good.

@@ -289,13 +289,6 @@ pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, timeout: Option<Durati
     }
 }
 
-/// Has every running thread of the machine pass a full memory barrier (membarrier(2), Linux 4.3);
-/// milliseconds. `false` where the kernel does not do that.
-pub(crate) fn barrier_everywhere() -> bool {
-    // SAFETY: takes no pointers.
-    unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) == 0 }
-}
-
 /// Wakes everybody who sleeps on the word, in any process.
 pub(crate) fn futex_wake(word: &AtomicU32) {
     // SAFETY: the address only names the queue; nothing is accessed.

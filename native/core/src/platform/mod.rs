@@ -13,6 +13,7 @@ pub(crate) use linux::*;
 compile_error!("snakepit-shm runs on Linux; other systems need a file in src/platform/");
 
 pub(crate) mod background;
+pub(crate) mod barrier;
 pub(crate) mod fork;
 pub(crate) mod guard;
 pub(crate) mod numa;

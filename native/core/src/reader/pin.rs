@@ -15,8 +15,11 @@ use std::sync::atomic::Ordering;
 
 /// Attempts to pin; each is a few loads, and fails only when a whole lap was written in between.
 const TRIES: u32 = 1000;
-/// Looks whether a calm writer looks again, before the kernel is asked for a barrier.
+/// Looks whether a calm writer looks again, before the kernel is asked for a barrier in every thread of the
+/// machine, which takes milliseconds.
 const ACKNOWLEDGED_SPINS: u32 = 2_000;
+/// The same before it is asked for one in the writer's threads, which takes microseconds.
+const QUICK_SPINS: u32 = 50;
 
 /// A value that stays as it is while this is held, whatever the writer does; see
 /// [`SegmentReader::pin`].
@@ -56,8 +59,8 @@ impl SegmentReader {
     /// table, and in a forked child; [`Pinned::in_place`] tells. A pin of a process that dies is void
     /// with the next sweep.
     ///
-    /// The first pin of a segment that has long been written without any may take milliseconds: until
-    /// the next write, or for a barrier in every thread of the machine (membarrier(2)).
+    /// A pin of a segment that has long been written without any, and is not written just now, asks the kernel for a
+    /// barrier in the writer's threads (membarrier(2)): microseconds, or ten milliseconds before Linux 4.16.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -147,12 +150,21 @@ impl Attachment {
             pin.holders += 1;
             return Ok((Held::new(this.clone(), pin.started.slot), pin.started));
         }
-        let started = hazard::pin(mapping, entry, TRIES, || {
-            let seen = || hazard::Hazards::pinnable(mapping).load(Ordering::Acquire) != 0;
-            (0..ACKNOWLEDGED_SPINS).any(|_| {
+        let started = hazard::pin(mapping, entry, TRIES, |said| {
+            let quick = said == hazard::writer::CALM_REGISTERED;
+            let spins = if quick {
+                QUICK_SPINS
+            } else {
+                ACKNOWLEDGED_SPINS
+            };
+            let looks = || {
                 std::hint::spin_loop();
-                seen()
-            }) || platform::barrier_everywhere()
+                let word = hazard::Hazards::pinnable(mapping).load(Ordering::Acquire);
+                word == hazard::writer::LOOKS
+            };
+            (0..spins).any(|_| looks())
+                || quick && platform::barrier::in_registered()
+                || platform::barrier::everywhere()
         })?;
         pins.pin = Some(Pin {
             started,

@@ -7,6 +7,7 @@ use crate::hazard::Lookout;
 use crate::layout::{SegmentState, publish_word};
 use crate::options::SegmentOptions;
 use crate::patch::Ranges;
+use crate::platform;
 use crate::reclaim;
 use crate::retired::Retired;
 use crate::segment::{Segment, corrupted};
@@ -72,7 +73,7 @@ impl SegmentOptions {
     fn follow(&self, sealed_too: bool) -> Result<SegmentWriter> {
         let (segment, _) = Segment::open(self, true)?;
         claim(&segment, sealed_too)?;
-        let lookout = Lookout::of_next(&*segment.mapping);
+        let lookout = Lookout::of_next(&*segment.mapping, platform::barrier::register);
         let mut writer = SegmentWriter::new(segment, lookout);
         if let Err(error) = writer.resume() {
             writer.give_back(false);

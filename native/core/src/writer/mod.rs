@@ -13,7 +13,7 @@ use crate::layout::{SegmentState, flags};
 use crate::mapping::{Mapping, Slots};
 use crate::options::SegmentOptions;
 use crate::patch::Ranges;
-use crate::platform::fork;
+use crate::platform::{self, fork};
 use crate::segment::Segment;
 use crate::seqlock::Words;
 use crate::view::{Attachment, SealedView};
@@ -83,7 +83,7 @@ impl SegmentWriter {
     /// The writer of a segment that was just created.
     pub(crate) fn of_new(segment: Segment) -> Self {
         tracing::debug!(name = %segment.name, file = %segment.file, "created");
-        let lookout = Lookout::of_new(&*segment.mapping);
+        let lookout = Lookout::of_new(&*segment.mapping, platform::barrier::register);
         Self::new(segment, lookout)
     }
 
