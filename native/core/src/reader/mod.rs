@@ -2,6 +2,7 @@
 
 mod failure;
 mod next;
+mod notifier;
 mod once;
 mod pin;
 mod sized;
@@ -9,6 +10,7 @@ mod wait;
 
 pub use crate::value::ReadInfo;
 pub use next::Next;
+pub use notifier::{Notice, Notifier, Watched};
 pub use pin::Pinned;
 pub use sized::Sink;
 pub use wait::Waker;
