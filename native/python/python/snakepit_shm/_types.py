@@ -76,7 +76,7 @@ class Capabilities:
     file_locks: bool
     process_descriptors: bool
     waits_for_many: bool
-    """Whether the thread that waits for event loops can sleep (Linux 5.16); otherwise it looks every
+    """Whether the thread that waits for event loops can sleep (Linux 5.16); else it looks every
     millisecond."""
 
 
