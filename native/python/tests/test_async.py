@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import random
 import signal
 import subprocess
 import threading
@@ -597,3 +598,50 @@ def test_values_can_go_on_after_a_timeout(place: Place) -> None:
             next(values)
         writer.write(b"late")
         assert next(values) == b"late"
+
+
+def test_waits_that_end_in_every_way_at_once_lose_nothing(place: Place) -> None:
+    """Values, timeouts, cancellations and closes cross one another in several loops."""
+    writers = [place.create(f"s{n}") for n in range(20)]
+    done = threading.Event()
+
+    def write() -> None:
+        chosen = random.Random(1)  # noqa: S311
+        while not done.is_set():
+            chosen.choice(writers).write(b"x")
+            time.sleep(chosen.random() * 0.0004)
+
+    async def one(chosen: random.Random) -> None:
+        reader = place.attach(f"s{chosen.randrange(len(writers))}")
+        for _ in range(5):
+            timeout = chosen.choice([None, 0.001, PATIENCE])
+            task = asyncio.create_task(reader.wait_async(timeout=timeout))
+            match chosen.randrange(8):
+                case 0:
+                    await asyncio.sleep(chosen.random() * 0.003)
+                    task.cancel()
+                case 1:
+                    await asyncio.sleep(chosen.random() * 0.003)
+                    reader.close()
+            with contextlib.suppress(shm.TimeoutError, shm.ClosedError, asyncio.CancelledError):
+                version = await task
+                assert version == reader.last_version
+        reader.close()  # raises when a wait still holds it
+
+    async def main(seed: int) -> None:
+        chosen = random.Random(seed)  # noqa: S311
+        for _ in range(15):
+            await asyncio.gather(*(one(chosen) for _ in range(10)))
+
+    with ThreadPoolExecutor(5) as pool:
+        writing = pool.submit(write)
+        loops = [pool.submit(run, main(seed)) for seed in range(4)]
+        try:
+            for loop in loops:
+                loop.result(PATIENCE)
+        finally:
+            done.set()
+        writing.result(PATIENCE)
+    assert [shm.inspect(f"s{n}", **place.where)["waiters"] for n in range(20)] == [0] * 20
+    for writer in writers:
+        writer.close()

@@ -170,7 +170,7 @@ class Reader:
         """`wait` for event loops: ``version = await reader.wait_async()``.
 
         One thread of the process sleeps for up to 127 segments, whoever waits for them. May be
-        cancelled. Needs a loop with ``add_reader``, as asyncio's and uvloop's are.
+        cancelled. Needs a loop with ``add_reader``, as asyncio's have it on Linux.
 
         Args:
             since: As in `wait`.
