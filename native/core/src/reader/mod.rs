@@ -7,6 +7,7 @@ mod once;
 mod pin;
 mod sized;
 mod wait;
+mod watchers;
 
 pub use crate::value::ReadInfo;
 pub use next::Next;
