@@ -645,3 +645,28 @@ def test_waits_that_end_in_every_way_at_once_lose_nothing(place: Place) -> None:
     assert [shm.inspect(f"s{n}", **place.where)["waiters"] for n in range(20)] == [0] * 20
     for writer in writers:
         writer.close()
+
+
+def test_without_descriptors_a_wait_is_refused_by_name(place: Place) -> None:
+    out = place.run(
+        """
+        import asyncio, resource, snakepit_shm, snakepit_shm._async
+
+        async def main():
+            with snakepit_shm.create("it", 4096) as writer, snakepit_shm.attach("it") as reader:
+                soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+                resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+                try:
+                    await reader.wait_async()
+                except snakepit_shm.ResourceExhaustedError as error:
+                    print(error)
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+                writer.write(b"x")
+                print(await reader.wait_async())
+
+        asyncio.run(main())
+        """
+    )
+    said, version = out.splitlines()
+    assert "descriptors" in said
+    assert version == "2"
