@@ -53,52 +53,59 @@ pub(super) struct Watch {
     pub outbox: Arc<Outbox>,
 }
 
-/// Which segment: one that has the same in all of it is the same file.
-#[derive(Debug, PartialEq)]
-struct Key {
-    place: Place,
-    file: String,
-    incarnation: String,
-    /// Whether it can be slept on.
-    sleeps: bool,
-}
-
-impl Key {
-    fn of(attachment: &Attachment) -> Self {
-        let segment = &attachment.segment;
-        Self {
-            place: segment.place.clone(),
-            file: segment.file.clone(),
-            incarnation: segment.incarnation.clone(),
-            // An observer cannot announce itself.
-            sleeps: segment.mapping.registers() && waitv::can_wait_for_many(),
-        }
-    }
-}
-
 /// The waits for one segment. The first of them is the one that is announced to the writer.
 #[derive(Debug)]
 struct Spot {
-    key: Key,
+    // Of the segment, which is not held: who has given up its waits may unmap it.
+    incarnation: String,
+    file: String,
+    place: Place,
+    /// Whether it can be slept on; otherwise it is looked at again and again.
+    sleeps: bool,
     watches: Vec<Watch>,
 }
 
+/// Whether a segment can be slept on: an observer cannot announce itself.
+fn can_sleep(segment: &Segment) -> bool {
+    segment.mapping.registers() && waitv::can_wait_for_many()
+}
+
 impl Spot {
+    fn new(segment: &Segment) -> Self {
+        Self {
+            incarnation: segment.incarnation.clone(),
+            file: segment.file.clone(),
+            place: segment.place.clone(),
+            sleeps: can_sleep(segment),
+            watches: Vec::new(),
+        }
+    }
+
+    /// Whether these are waits for this segment, however often it is mapped: one that has the same in all of
+    /// this is the same file.
+    fn is_of(&self, segment: &Segment) -> bool {
+        // The random id first: it differs from the first digit on.
+        self.incarnation == segment.incarnation
+            && self.file == segment.file
+            && self.place == segment.place
+            && self.sleeps == can_sleep(segment)
+    }
+
     fn announced(&self) -> Option<&Watch> {
-        self.watches.first().filter(|_| self.key.sleeps)
+        self.watches.first().filter(|_| self.sleeps)
     }
 
     fn add(&mut self, watch: Watch) {
         watch.bell.watches.fetch_add(1, Ordering::Relaxed);
         self.watches.push(watch);
-        if let ([first], true) = (&*self.watches, self.key.sleeps) {
+        if let ([first], true) = (&*self.watches, self.sleeps) {
             announce(&first.attachment, first.since);
         }
     }
 
     fn remove(&mut self, at: usize) -> (Arc<Outbox>, u64) {
         let watch = self.watches.remove(at);
-        if at == 0 && self.key.sleeps {
+        if at == 0 && self.sleeps {
             // Never none while somebody waits.
             if let Some(next) = self.announced() {
                 announce(&next.attachment, next.since);
@@ -171,20 +178,16 @@ impl Watchers {
     pub(super) fn begin(&'static self, watch: Watch) -> Result<Watched> {
         let (since, token) = (watch.since, watch.token);
         let segment = watch.attachment.segment.clone();
-        let key = Key::of(&watch.attachment);
         let mut groups = lock(&self.0);
         let known = groups.iter().enumerate().find_map(|(group, g)| {
-            let spot = g.spots.iter().position(|spot| spot.key == key)?;
+            let spot = g.spots.iter().position(|spot| spot.is_of(&segment))?;
             Some((group, spot))
         });
         let (group, spot) = match known {
             Some((group, spot)) => (&mut groups[group], spot),
             None => {
                 let group = self.group_with_room(&mut groups, &segment.name)?;
-                group.spots.push(Spot {
-                    key,
-                    watches: Vec::new(),
-                });
+                group.spots.push(Spot::new(&segment));
                 let last = group.spots.len() - 1;
                 (group, last)
             }
