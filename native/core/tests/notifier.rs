@@ -149,6 +149,40 @@ fn a_file_that_is_cut_ends_its_waits_alone() {
 }
 
 #[test]
+fn a_thread_that_waits_for_notices_is_told_of_all() {
+    let shm = Shm::new();
+    let mut writer = shm.options("it").create().unwrap();
+    let silent = shm.options("silent").notify(false).create().unwrap();
+    let reader = shm.options("it").attach_reader().unwrap();
+    let deaf = shm.options("silent").attach_reader().unwrap();
+    let notifier = std::sync::Arc::new(Notifier::new().unwrap());
+    let (tell, told) = std::sync::mpsc::channel();
+    let waiting = notifier.clone();
+    let thread = std::thread::spawn(move || {
+        for _ in 0..3 {
+            for notice in waiting.wait() {
+                tell.send((notice.token, notice.outcome.map_err(|e| e.code())))
+                    .unwrap();
+            }
+        }
+    });
+    let begun = notifier.watch_and_tell(&reader, 0);
+    writer.write(b"1").unwrap();
+    assert_eq!(told.recv().unwrap(), (begun, Ok(2)));
+    let there = notifier.watch_and_tell(&reader, 0);
+    assert_eq!(told.recv().unwrap(), (there, Ok(2)));
+    let refused = notifier.watch_and_tell(&deaf, 0);
+    assert_eq!(told.recv().unwrap(), (refused, Err("unsupported")));
+    thread.join().unwrap();
+    for reader in [reader, deaf] {
+        reader.close().unwrap();
+    }
+    for writer in [writer, silent] {
+        writer.close().unwrap();
+    }
+}
+
+#[test]
 fn a_segment_without_notify_is_refused() {
     let shm = Shm::new();
     let writer = shm.options("it").notify(false).create().unwrap();

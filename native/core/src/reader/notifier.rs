@@ -10,7 +10,7 @@ use crate::platform;
 use crate::platform::waitv::PolledBell;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// What came of beginning a wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +61,8 @@ pub struct Notifier {
 pub(super) struct Outbox {
     bell: PolledBell,
     ended: Mutex<Vec<Notice>>,
+    /// Told with the bell, for who waits without polling.
+    told: Condvar,
 }
 
 impl Outbox {
@@ -70,6 +72,7 @@ impl Outbox {
         // For the others it is ringing.
         if ended.len() == 1 {
             self.bell.ring();
+            self.told.notify_one();
         }
     }
 }
@@ -91,6 +94,7 @@ impl Notifier {
             outbox: Arc::new(Outbox {
                 bell,
                 ended: Mutex::default(),
+                told: Condvar::new(),
             }),
             next: AtomicU64::new(1),
         })
@@ -133,6 +137,19 @@ impl Notifier {
         WATCHERS.get().begin(watch)
     }
 
+    /// [`Self::watch`] for who wants all by way of notices: what is there already, and why nothing can come, is
+    /// told by one as well. Returns its number.
+    pub fn watch_and_tell(&self, reader: &SegmentReader, since: u64) -> u64 {
+        let outcome = match self.watch(reader, since) {
+            Ok(Watched::Later(token)) => return token,
+            Ok(Watched::Now(version)) => Ok(version),
+            Err(error) => Err(error),
+        };
+        let token = self.next.fetch_add(1, Ordering::Relaxed);
+        self.outbox.post(Notice { token, outcome });
+        token
+    }
+
     /// Ends a wait without a notice. `false`: it had ended, and its notice was taken or will be.
     pub fn cancel(&self, token: u64) -> bool {
         let mine = |watch: &Watch| watch.token == token && Arc::ptr_eq(&watch.outbox, &self.outbox);
@@ -147,6 +164,21 @@ impl Notifier {
         // Silenced first: what is posted from here on is taken now or rings again.
         self.outbox.bell.silence();
         std::mem::take(&mut *lock(&self.outbox.ended))
+    }
+
+    /// [`Self::take`] that sleeps until there is something; for a thread that does nothing else. In a forked
+    /// child there never is: it returns at once.
+    pub fn wait(&self) -> Vec<Notice> {
+        while self.fd().is_some() {
+            let ended = lock(&self.outbox.ended);
+            let told = self.outbox.told.wait_while(ended, |ended| ended.is_empty());
+            drop(told.unwrap_or_else(PoisonError::into_inner));
+            let notices = self.take();
+            if !notices.is_empty() {
+                return notices;
+            }
+        }
+        Vec::new()
     }
 }
 
