@@ -403,6 +403,15 @@ def test_a_forked_child_has_a_notifier_of_its_own(place: Place) -> None:
             finally:
                 reader.close()
 
+        async def closed_under_it(reader):
+            task = asyncio.create_task(reader.wait_async(since=reader.version))
+            await asyncio.sleep(0)
+            reader.close()
+            try:
+                await task
+            except snakepit_shm.ClosedError:
+                return "closed"
+
         async def main():
             assert await once(reader) == 2
             hub = _async._hubs[asyncio.get_running_loop()]
@@ -431,6 +440,7 @@ def test_a_forked_child_has_a_notifier_of_its_own(place: Place) -> None:
         asyncio.run(main())
         if (child := os.fork()) == 0:
             assert asyncio.run(one_child(reader)) == "waited"
+            assert asyncio.run(closed_under_it(reader)) == "closed"
             os._exit(8)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 8
         reader.close()

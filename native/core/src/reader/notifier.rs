@@ -6,7 +6,6 @@
 use super::SegmentReader;
 use super::watchers::{WATCHERS, Watch, news};
 use crate::error::{Result, ShmError};
-use crate::platform;
 use crate::platform::waitv::PolledBell;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -196,8 +195,8 @@ impl Drop for Notifier {
 impl SegmentReader {
     /// Ends all waits that notifiers have begun for this reader, with [`ShmError::Closed`].
     pub fn end_watches(&self) {
-        let inherited = self.segment().epoch != platform::fork::epoch();
-        if inherited || self.bell.watches.load(Ordering::Relaxed) == 0 {
+        // In a forked child this counts those of its parent as well; none of them is found then.
+        if self.bell.watches.load(Ordering::Relaxed) == 0 {
             return;
         }
         let mine = |watch: &Watch| Arc::ptr_eq(&watch.attachment, &self.attachment);

@@ -115,6 +115,33 @@ impl Spot {
         watch.bell.watches.fetch_sub(1, Ordering::Relaxed);
         (watch.outbox, watch.token)
     }
+
+    /// Takes out what has ended. The word to sleep on for the rest, if it can be slept on.
+    fn look(&mut self, ended: &mut Vec<(Arc<Outbox>, Notice)>) -> Option<Word> {
+        loop {
+            // Loaded before the versions are.
+            let word = self.announced().map(|watch| {
+                let mapping = &watch.attachment.segment.mapping;
+                Word::new(mapping.notify(), seqlock::sleep_word(&**mapping))
+            });
+            let mut same_word = true;
+            let mut at = 0;
+            while let Some(watch) = self.watches.get(at) {
+                match news(&watch.attachment.segment, watch.since).transpose() {
+                    None => at += 1,
+                    Some(outcome) => {
+                        let (outbox, token) = self.remove(at);
+                        ended.push((outbox, Notice { token, outcome }));
+                        same_word &= at != 0;
+                    }
+                }
+            }
+            // The word is in the first one's mapping, which may go with it: that of the next one then.
+            if same_word || self.watches.is_empty() {
+                return word;
+            }
+        }
+    }
 }
 
 /// What one thread waits for.
@@ -139,21 +166,7 @@ impl Group {
             LOOK_AGAIN
         };
         self.spots.retain_mut(|spot| {
-            // Before the look at the version, and of a mapping that is held, by a wait that is announced.
-            let word = spot.announced().map(|watch| {
-                let mapping = &watch.attachment.segment.mapping;
-                Word::new(mapping.notify(), seqlock::sleep_word(&**mapping))
-            });
-            let mut at = 0;
-            while let Some(watch) = spot.watches.get(at) {
-                match news(&watch.attachment.segment, watch.since).transpose() {
-                    None => at += 1,
-                    Some(outcome) => {
-                        let (outbox, token) = spot.remove(at);
-                        ended.push((outbox, Notice { token, outcome }));
-                    }
-                }
-            }
+            let word = spot.look(ended);
             if spot.watches.is_empty() {
                 return false;
             }

@@ -224,7 +224,7 @@ class Reader:
             NotSealedError: It can still change.
         """
     def close(self) -> None:
-        """Detach; calls of other threads that wait here end. A second time does nothing.
+        """Detach; waits of other threads and of event loops end. Twice does nothing.
 
         Raises:
             ViewsAliveError: Arrays or memoryviews over the value live; also a `BufferError`.
