@@ -9,7 +9,7 @@ export LC_ALL := C.UTF-8
 export ELIXIR_ERL_OPTIONS := +fnu
 
 .PHONY: help setup demo test bench bench-check bench-peers faults chaos lint fmt clean doc \
-        test-rust test-counts test-loom test-elixir test-python test-interop test-readme test-demo test-chaos test-trixie
+        test-rust test-counts test-loom test-elixir test-python test-wheel test-interop test-readme test-demo test-chaos test-trixie
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ test-elixir: setup ## ExUnit
 
 test-python: setup ## pytest
 	@scripts/test.sh python
+
+test-wheel: setup ## The Python wheel, built, installed with pip in a clean environment, and used there
+	@scripts/test.sh wheel
 
 test-interop: setup ## Each of Rust, Elixir and Python writes, the two others read
 	@scripts/test.sh interop

@@ -1,6 +1,6 @@
 defmodule Snakepit.SharedMemory.Subscription do
   @moduledoc false
-  # Changes of a region as messages. The NIF's thread waits and sends; nothing runs in between.
+  # Changes of a region as messages. One thread of the core waits for all, one of the NIF sends; nothing runs in between.
 
   alias Snakepit.SharedMemory.{Error, Native, Options, Reading, Target, Telemetry, Writing}
 

@@ -21,7 +21,9 @@ pub use crate::options::{
 pub use crate::page_report::{NodeBytes, Pages};
 pub use crate::participant::ProcessInfo;
 pub use crate::pool::{Pool, PoolOptions, PoolStats, Strategy, Zero};
-pub use crate::reader::{Next, Pinned, ReadInfo, SegmentReader, Sink, Waker};
+pub use crate::reader::{
+    Next, Notice, Notifier, Pinned, ReadInfo, SegmentReader, Sink, Waker, Watched,
+};
 pub use crate::view::SealedView;
 pub use crate::writer::SegmentWriter;
 

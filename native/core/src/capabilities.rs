@@ -1,7 +1,7 @@
 //! What the machine gives us in a directory, each found out by trying it.
 
 use crate::error::{Result, ShmError};
-use crate::platform::{self, Unnamed, numa, pages, populate, watch};
+use crate::platform::{self, Unnamed, numa, pages, populate, waitv, watch};
 use serde::Serialize;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -34,6 +34,9 @@ pub struct Capabilities {
     pub file_locks: bool,
     /// Whether a death is noticed at once (`pidfd_open`); otherwise by sweeps.
     pub process_descriptors: bool,
+    /// Whether one thread can sleep for many segments (`futex_waitv`, Linux 5.16); otherwise those of notifiers
+    /// look every millisecond.
+    pub waits_for_many: bool,
 }
 
 /// Finds out what the machine gives us in `dir`. Leaves nothing there.
@@ -69,5 +72,6 @@ pub fn capabilities(dir: impl AsRef<Path>) -> Result<Capabilities> {
         unnamed_files: probe.is_unnamed(),
         file_locks: platform::try_lock_byte(probe.file.as_fd(), 0).is_ok_and(|held| held),
         process_descriptors: watch::process_descriptor(std::process::id()).is_ok(),
+        waits_for_many: waitv::can_wait_for_many(),
     })
 }

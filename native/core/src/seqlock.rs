@@ -113,7 +113,7 @@ impl Handoff {
 /// Changes the futex word, so that no waiter falls asleep on what it was.
 #[inline]
 pub(crate) fn bump_notify(words: &impl Words) {
-    // Release pairs with the Acquire load in `announce_wait`: a waiter that sees the new word sees
+    // Release pairs with the Acquire load in `sleep_word`: a waiter that sees the new word sees
     // what was stored before it.
     words.notify().fetch_add(1, Ordering::Release);
 }
@@ -262,10 +262,15 @@ pub(crate) fn announce_wait(words: &impl Words, since: u64) -> Option<u32> {
     words.waiters().fetch_add(1, Ordering::Relaxed);
     // Pairs with the fence of `sleepers`.
     fence(Ordering::SeqCst);
-    // The futex word first: had it been read after `publish`, a change between the two would be
-    // slept through.
-    let word = words.notify().load(Ordering::Acquire);
+    let word = sleep_word(words);
     (latest(words).0 == since).then_some(word)
+}
+
+/// The futex word to sleep on, for who has announced itself; to be loaded before `publish` is. Had it been
+/// read after it, a change between the two would be slept through.
+pub(crate) fn sleep_word(words: &impl Words) -> u32 {
+    // Pairs with the Release of `bump_notify`.
+    words.notify().load(Ordering::Acquire)
 }
 
 /// The caller will not sleep any more.

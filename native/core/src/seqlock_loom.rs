@@ -232,6 +232,78 @@ fn loom_no_wake_up_is_lost_between_writer_and_herald() {
     });
 }
 
+/// Nor when one thread announces a wait and another, which sleeps for many on their words and one of its own,
+/// loads the word and looks: `reader/watchers.rs`.
+#[test]
+fn loom_no_wake_up_is_lost_by_a_thread_that_sleeps_for_others() {
+    enum Wait {
+        NotBegun,
+        Begun,
+        Ended,
+    }
+    let mut bounded = loom::model::Builder::new();
+    bounded.preemption_bound = Some(3);
+    bounded.check(|| {
+        let model = Model::new(2);
+        let wait = Arc::new(Mutex::new(Wait::NotBegun));
+        let call = Arc::new(AtomicU32::new(0));
+        let writer = {
+            let model = model.clone();
+            thread::spawn(move || {
+                model.write(2);
+                if sleepers(&*model, None) > 0 {
+                    bump_notify(&*model);
+                    model.futex_wake();
+                }
+            })
+        };
+        let sleeper = {
+            let (model, wait, call) = (model.clone(), wait.clone(), call.clone());
+            thread::spawn(move || {
+                loop {
+                    let called = call.load(Ordering::Acquire);
+                    let word = {
+                        let mut wait = wait.lock().unwrap();
+                        match *wait {
+                            Wait::Ended => return,
+                            Wait::NotBegun => None,
+                            Wait::Begun => {
+                                let word = sleep_word(&*model);
+                                if latest(&*model).0 != 0 {
+                                    retract_wait(&*model);
+                                    *wait = Wait::Ended;
+                                    return;
+                                }
+                                Some(word)
+                            }
+                        }
+                    };
+                    // What the kernel does with several words: compares all and sleeps as one step.
+                    let guard = model.futex.0.lock().unwrap();
+                    let as_it_was = |word| model.notify.load(Ordering::SeqCst) == word;
+                    if word.is_none_or(as_it_was) && call.load(Ordering::SeqCst) == called {
+                        drop(model.futex.1.wait(guard).unwrap());
+                    }
+                }
+            })
+        };
+        {
+            let mut wait = wait.lock().unwrap();
+            *wait = if announce_wait(&*model, 0).is_some() {
+                Wait::Begun
+            } else {
+                retract_wait(&*model);
+                Wait::Ended
+            };
+            call.fetch_add(1, Ordering::Release);
+            model.futex_wake();
+        }
+        writer.join().unwrap();
+        sleeper.join().unwrap();
+        assert_eq!(model.waiters.load(Ordering::Relaxed), 0);
+    });
+}
+
 /// No wake-up is lost: the waiter sees the write or is woken by it. A lost one would deadlock the
 /// model, which loom reports.
 #[test]

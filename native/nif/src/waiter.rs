@@ -1,38 +1,32 @@
-//! Subscriptions: a thread that sleeps in `wait_changed` and sends a message for what it finds.
+//! Subscriptions: messages for what the core's notifier tells. One thread sends them all; another, the core's,
+//! sleeps for them all.
 //!
 //! Changes are coalesced: a message names the newest version, however many there were since the
 //! last one. A subscriber is never sent more than its credits allow (`active: true | :once | n`);
-//! without credits the thread does not even wake up for changes.
+//! without credits nobody waits for it.
 //!
-//! The thread ends when the subscription is stopped, the subscriber dies (the BEAM tells us), the
-//! segment is sealed or closed, or reading it fails; in the last two cases after a
-//! `{:closed, _, code}`.
+//! A subscription ends when it is stopped, the subscriber dies (the BEAM tells us), the segment is
+//! sealed or closed, or reading it fails; in the last two cases after a `{:closed, _, code}`. One without
+//! credits to which nobody has a reference any more is gone.
 //!
-//! **Stopping.** A waker ends the waits that are under way; one that has been decided upon but has
-//! not begun would sleep on. So whoever stops a thread rings until the thread has answered: the
-//! `unsubscribe` call itself, or for a subscriber that died the ringer thread, for the BEAM calls
-//! `down` where nothing may block.
+//! **Stopping.** Messages are sent under the subscription's lock, and whoever stops it takes that: nothing is
+//! sent afterwards. **Locks** are taken in this order: a subscription's, the desk's, the core's.
 
-use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use rustler::{
     Atom, Encoder, Env, LocalPid, Monitor, NifResult, OwnedEnv, Resource, ResourceArc, Term,
 };
-use snakepit_shm::{SegmentReader, ShmError, Waker};
+use snakepit_shm::{Notice, Notifier, SegmentReader, ShmError};
 
 use crate::atoms;
-use crate::error::{self, Answer, Failure};
+use crate::error::{self, Answer};
 use crate::resources::ReaderResource;
 
-/// A file that is cut takes the word that sleepers are woken by with it: no ring reaches them any more.
-/// So they look for themselves, this seldom.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// How long a ringer waits for an answer before it rings again.
-const RING_AGAIN: Duration = Duration::from_millis(1);
-/// The thread calls `wait_changed` and `send`, nothing deep.
+/// The thread sends, nothing deep.
 const STACK_BYTES: usize = 256 * 1024;
 
 /// How many messages a subscriber will still take.
@@ -69,113 +63,173 @@ impl Credit {
 
 struct State {
     credit: Credit,
-    /// Asked to end.
-    stopped: bool,
-    /// Rings the thread; taken out when it has ended, and then nothing more is sent.
-    waker: Option<Waker>,
+    /// The version that the subscriber was told of last.
+    since: u64,
+    /// The wait that is under way.
+    token: Option<u64>,
+    /// `None` once it has ended, and then nothing more is sent.
+    reader: Option<Arc<SegmentReader>>,
 }
 
-struct Shared {
+/// A subscription; the term that holds it is the reference in its messages.
+pub struct Subscription {
+    name: String,
+    pid: LocalPid,
     state: Mutex<State>,
-    changed: Condvar,
 }
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set_credit(&self, credit: Credit) {
-        self.lock().credit = credit;
-        self.changed.notify_all();
-    }
-
-    /// Asks the thread to end, without waiting for it.
-    fn stop(&self) {
-        self.lock().stopped = true;
-        self.changed.notify_all();
-    }
-
-    fn ended(&self) {
-        self.lock().waker = None;
-        self.changed.notify_all();
-    }
-
-    /// Rings until the thread, which was asked to end, has done so.
-    fn await_end(&self) {
-        loop {
-            // Rung without the lock: the thread takes it to look whether it is to go on.
-            let Some(waker) = self.lock().waker.clone() else {
-                return;
-            };
-            waker.wake();
-            let state = self.lock();
-            if state.waker.is_some() {
-                drop(self.changed.wait_timeout(state, RING_AGAIN));
-            }
-        }
-    }
-
-    /// Sleeps until there is credit; `false` when the subscription has been stopped.
-    fn await_credit(&self) -> bool {
-        let mut state = self.lock();
-        while !state.stopped && state.credit == Credit::NONE {
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-        !state.stopped
-    }
-
-    /// Takes one credit; `None` when there is none left or the subscription has been stopped.
-    fn spend(&self) -> Option<Spent> {
-        let mut state = self.lock();
-        if state.stopped || state.credit == Credit::NONE {
-            return None;
-        }
-        let (rest, last) = state.credit.spent();
-        state.credit = rest;
-        Some(Spent { last })
-    }
-}
-
-struct Spent {
-    last: bool,
-}
-
-/// A running subscription; the term that holds it is the reference in its messages.
-pub struct Subscription(Arc<Shared>);
 
 #[rustler::resource_impl]
 impl Resource for Subscription {
     fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
-        self.0.stop();
-        // Nobody to ring is no harm: the thread ends at the next change, for its message fails.
-        let _ = RINGER.send(Arc::clone(&self.0));
+        self.stop();
     }
 }
 
-/// Rings for subscribers that died.
-static RINGER: LazyLock<Ringer> = LazyLock::new(Ringer::start);
-
-struct Ringer(Mutex<Sender<Arc<Shared>>>);
-
-impl Ringer {
-    fn start() -> Self {
-        let (sender, stopped) = mpsc::channel::<Arc<Shared>>();
-        let ring = move || stopped.iter().for_each(|shared| shared.await_end());
-        // Without the thread, `send` fails: see its caller.
-        let _ = thread::Builder::new()
-            .name("shm-ringer".to_owned())
-            .stack_size(STACK_BYTES)
-            .spawn(ring);
-        Self(Mutex::new(sender))
+impl Subscription {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn send(&self, stopped: Arc<Shared>) -> Result<(), mpsc::SendError<Arc<Shared>>> {
-        let sender = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        sender.send(stopped)
+    /// Ends it; nothing is sent after this has returned.
+    fn stop(&self) {
+        let mut state = self.lock();
+        let reader = state.reader.take();
+        let token = state.token.take();
+        drop(state);
+        if let (Some(token), Some(desk)) = (token, DESK.get()) {
+            desk.give_up(token);
+        }
+        drop(reader);
+    }
+}
+
+/// Where waits are begun and their ends come in.
+struct Desk {
+    notifier: Notifier,
+    /// Whose wait that is; keeps the subscription alive.
+    waiting: Mutex<HashMap<u64, ResourceArc<Subscription>>>,
+}
+
+static DESK: OnceLock<Desk> = OnceLock::new();
+
+impl Desk {
+    /// The desk of this VM, with its thread.
+    fn open(name: &str) -> Result<&'static Self, ShmError> {
+        static OPENING: Mutex<()> = Mutex::new(());
+        let _one = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(desk) = DESK.get() {
+            return Ok(desk);
+        }
+        let notifier = Notifier::new()?;
+        // Begun first, for without it there is no desk; it waits until there is.
+        thread::Builder::new()
+            .name("shm-subscribe".to_owned())
+            .stack_size(STACK_BYTES)
+            .spawn(|| DESK.wait().serve())
+            .map_err(|source| thread_error(name.to_owned(), source))?;
+        Ok(DESK.get_or_init(|| Self {
+            notifier,
+            waiting: Mutex::default(),
+        }))
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<u64, ResourceArc<Subscription>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins to wait for what the subscriber may be told of next, unless that is done already.
+    fn arm(&self, subscription: &ResourceArc<Subscription>, state: &mut State) {
+        if state.credit == Credit::NONE || state.token.is_some() {
+            return;
+        }
+        let Some(reader) = &state.reader else { return };
+        // Held until the entry is there, which the thread looks for.
+        let mut waiting = self.waiting();
+        let token = self.notifier.watch_and_tell(reader, state.since);
+        waiting.insert(token, subscription.clone());
+        state.token = Some(token);
+    }
+
+    fn give_up(&self, token: u64) {
+        self.notifier.cancel(token);
+        let subscription = self.waiting().remove(&token);
+        drop(subscription);
+    }
+
+    /// The thread.
+    fn serve(&self) {
+        let mut env = OwnedEnv::new();
+        loop {
+            for notice in self.notifier.wait() {
+                let subscription = self.waiting().remove(&notice.token);
+                if let Some(subscription) = subscription {
+                    self.tell(&mut env, &subscription, notice);
+                }
+            }
+        }
+    }
+
+    fn tell(&self, env: &mut OwnedEnv, subscription: &ResourceArc<Subscription>, notice: Notice) {
+        let mut state = subscription.lock();
+        if state.token != Some(notice.token) {
+            return; // stopped
+        }
+        state.token = None;
+        match notice.outcome {
+            // Made inactive meanwhile: told when it is active again.
+            Ok(_) if state.credit == Credit::NONE => {}
+            Ok(version) => {
+                let (rest, last) = state.credit.spent();
+                state.credit = rest;
+                state.since = version;
+                if subscription.tell_change(env, version, last) {
+                    self.arm(subscription, &mut state);
+                } else {
+                    state.reader = None;
+                }
+            }
+            Err(error) => {
+                // Whoever hears of the end finds the reader given back.
+                state.reader = None;
+                subscription.tell_end(env, &error);
+            }
+        }
+    }
+}
+
+/// What a subscriber is sent.
+trait Messages {
+    fn message<'a>(&self, env: Env<'a>, event: Term<'a>) -> Term<'a>;
+    fn tell_change(&self, env: &mut OwnedEnv, version: u64, last: bool) -> bool;
+    fn tell_end(&self, env: &mut OwnedEnv, error: &ShmError);
+}
+
+impl Messages for ResourceArc<Subscription> {
+    fn message<'a>(&self, env: Env<'a>, event: Term<'a>) -> Term<'a> {
+        (atoms::snakepit_shm(), self.encode(env), event).encode(env)
+    }
+
+    /// `{:snakepit_shm, ref, {:changed, name, version}}`, and `{…, :passive}` after the last of a
+    /// count. Whether the subscriber is still there.
+    fn tell_change(&self, env: &mut OwnedEnv, version: u64, last: bool) -> bool {
+        let told = env.send_and_clear(&self.pid, |env| {
+            self.message(env, (atoms::changed(), &self.name, version).encode(env))
+        });
+        if told.is_err() || !last {
+            return told.is_ok();
+        }
+        env.send_and_clear(&self.pid, |env| {
+            self.message(env, atoms::passive().encode(env))
+        })
+        .is_ok()
+    }
+
+    /// `{:snakepit_shm, ref, {:closed, name, code}}`; nobody is left to be told when that fails.
+    fn tell_end(&self, env: &mut OwnedEnv, error: &ShmError) {
+        let _ = env.send_and_clear(&self.pid, |env| {
+            let code = error::code(env, error);
+            self.message(env, (atoms::closed(), &self.name, code).encode(env))
+        });
     }
 }
 
@@ -201,30 +255,22 @@ fn start<'a>(
 ) -> Answer<Term<'a>> {
     let reader = reader.share()?;
     can_wait(&reader)?;
-    let shared = Arc::new(Shared {
+    let desk = Desk::open(reader.name())?;
+    let subscription = ResourceArc::new(Subscription {
+        name: reader.name().to_owned(),
+        pid,
         state: Mutex::new(State {
             credit,
-            stopped: false,
-            waker: Some(reader.waker()),
+            since,
+            token: None,
+            reader: Some(reader),
         }),
-        changed: Condvar::new(),
     });
-    let subscription = ResourceArc::new(Subscription(Arc::clone(&shared)));
-    let name = reader.name().to_owned();
-    if env.monitor(&subscription, &pid).is_none() {
-        shared.stop();
+    if env.monitor(&subscription, &pid).is_some() {
+        desk.arm(&subscription, &mut subscription.lock());
+    } else {
+        subscription.stop(); // it is dead already
     }
-    let worker = Worker {
-        reader,
-        pid,
-        since,
-        subscription: Ending(subscription.clone()),
-    };
-    thread::Builder::new()
-        .name("shm-subscribe".to_owned())
-        .stack_size(STACK_BYTES)
-        .spawn(move || worker.run())
-        .map_err(|source| Failure::Shm(thread_error(name, source)))?;
     Ok(subscription.encode(env))
 }
 
@@ -256,96 +302,20 @@ fn thread_error(name: String, source: std::io::Error) -> ShmError {
 
 /// Sets how many messages the subscriber takes from now on.
 #[rustler::nif]
-fn set_active(subscription: &Subscription, active: Term<'_>) -> NifResult<Atom> {
+fn set_active(subscription: ResourceArc<Subscription>, active: Term<'_>) -> NifResult<Atom> {
     let credit = Credit::decode(active)?;
-    subscription.0.set_credit(credit);
+    let mut state = subscription.lock();
+    state.credit = credit;
+    if let Some(desk) = DESK.get() {
+        desk.arm(&subscription, &mut state);
+    }
+    drop(state);
     Ok(rustler::types::atom::ok())
 }
 
 /// Ends a subscription; no message is sent after this has returned.
 #[rustler::nif(schedule = "DirtyIo")]
 fn unsubscribe(subscription: &Subscription) -> Atom {
-    subscription.0.stop();
-    subscription.0.await_end();
+    subscription.stop();
     rustler::types::atom::ok()
-}
-
-struct Worker {
-    reader: Arc<SegmentReader>,
-    pid: LocalPid,
-    since: u64,
-    /// Last, for fields are dropped in order: whoever hears of the end finds the reader given back.
-    subscription: Ending,
-}
-
-/// Reports the end of its thread, however that ends, or if it never began.
-struct Ending(ResourceArc<Subscription>);
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        self.shared().ended();
-    }
-}
-
-impl Ending {
-    fn shared(&self) -> &Shared {
-        &self.0.0
-    }
-}
-
-impl Worker {
-    fn run(mut self) {
-        let mut env = OwnedEnv::new();
-        while self.subscription.shared().await_credit() {
-            match self.reader.wait_changed(self.since, Some(LOOK_AGAIN)) {
-                Ok(version) => {
-                    let Some(spent) = self.subscription.shared().spend() else {
-                        continue;
-                    };
-                    self.since = version;
-                    if !self.tell_change(&mut env, version, spent) {
-                        return;
-                    }
-                }
-                // Woken, or up by itself, to look at its state.
-                Err(ShmError::Timeout { .. }) => {}
-                Err(error) => return self.tell_end(&mut env, &error),
-            }
-        }
-    }
-
-    /// `{:snakepit_shm, ref, {:changed, name, version}}`, and `{…, :passive}` after the last of a
-    /// count. Whether the subscriber is still there.
-    fn tell_change(&self, env: &mut OwnedEnv, version: u64, spent: Spent) -> bool {
-        let told = env.send_and_clear(&self.pid, |env| {
-            self.message(
-                env,
-                (atoms::changed(), self.reader.name(), version).encode(env),
-            )
-        });
-        if told.is_err() || !spent.last {
-            return told.is_ok();
-        }
-        env.send_and_clear(&self.pid, |env| {
-            self.message(env, atoms::passive().encode(env))
-        })
-        .is_ok()
-    }
-
-    /// `{:snakepit_shm, ref, {:closed, name, code}}`; nobody is left to be told when that fails.
-    fn tell_end(&self, env: &mut OwnedEnv, error: &ShmError) {
-        let _ = env.send_and_clear(&self.pid, |env| {
-            let code = error::code(env, error);
-            self.message(env, (atoms::closed(), self.reader.name(), code).encode(env))
-        });
-    }
-
-    fn message<'a>(&self, env: Env<'a>, event: Term<'a>) -> Term<'a> {
-        (
-            atoms::snakepit_shm(),
-            self.subscription.0.encode(env),
-            event,
-        )
-            .encode(env)
-    }
 }

@@ -191,7 +191,11 @@ impl Attached {
                 .unwrap_or_else(PoisonError::into_inner)
                 .take();
             match taken.and_then(Tied::into_inner) {
-                Some(reader) => reader.close(),
+                Some(reader) => {
+                    // Those that were begun before `closing` was seen.
+                    reader.end_watches();
+                    reader.close()
+                }
                 None => Ok(()),
             }
         });

@@ -10,7 +10,8 @@
 //! | `batch` | many readers or writers in one call |
 //! | `view`, `pin` | what owns the memory under an array |
 //! | `array`, `buffer`, `bytes` | numpy, the buffer protocol, `bytes` |
-//! | `wait`, `fork`, `seconds` | signals, forked children, times |
+//! | `wait`, `watch` | sleeping until there is a value: a thread, an event loop |
+//! | `fork`, `seconds` | forked children, times |
 //! | `handle`, `discovery`, `pool`, `options`, `error` | the core's other types in Python's terms |
 //!
 //! **No unsafe code.** Memory reaches numpy as an address in an `__array_interface__`, never as a
@@ -38,6 +39,7 @@ mod seconds;
 mod shared;
 mod view;
 mod wait;
+mod watch;
 mod writer;
 
 use pyo3::prelude::*;
@@ -66,6 +68,8 @@ mod _native {
     use super::reader::{Reader, attach};
     #[pymodule_export]
     use super::view::View;
+    #[pymodule_export]
+    use super::watch::{Notifier, saw, take_array, take_bytes, take_into, timed_out};
     #[pymodule_export]
     use super::writer::{Writer, attach_writer, create};
 

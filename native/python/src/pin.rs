@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 use snakepit_shm::{Descriptor, Pinned, ShmError};
 
@@ -166,6 +167,13 @@ impl Pin {
             Err(failure) if kind.is_some() && failure.is_views_alive() => Ok(()),
             other => other,
         }
+    }
+
+    /// For notebooks.
+    fn _repr_html_<'py>(slf: &Bound<'py, Self>) -> Outcome<Bound<'py, PyAny>> {
+        static SHOW: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let show = SHOW.import(slf.py(), "snakepit_shm._html", "pin")?;
+        Ok(show.call1((slf,))?)
     }
 
     fn __repr__(&self) -> String {

@@ -5,7 +5,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyByteArray, PyBytes, PyDict, PyString, PyTuple, PyType};
-use snakepit_shm::{SealedView, SegmentReader, ShmError};
+use snakepit_shm::{ReadInfo, SealedView, SegmentReader, ShmError};
 
 use crate::array;
 use crate::attached::Attached;
@@ -22,7 +22,7 @@ use crate::wait;
 /// Reads a segment. Any number of readers, in any number of processes; safe to share by threads.
 #[pyclass(frozen, weakref, module = "snakepit_shm._native")]
 pub(crate) struct Reader {
-    attached: Attached,
+    pub(crate) attached: Attached,
     /// The value in place, once it was asked for.
     kept: Keeper,
 }
@@ -59,8 +59,17 @@ impl Reader {
 
     /// The array over the sealed value, or a fresh one with a copy.
     fn array<'py>(&self, py: Python<'py>) -> Outcome<Bound<'py, PyAny>> {
+        Ok(self.array_and_version(py)?.0)
+    }
+
+    pub(crate) fn array_and_version<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> Outcome<(Bound<'py, PyAny>, u64)> {
         if let Some(array) = self.sealed_array(py)? {
-            return Ok(array.call_method0(intern!(py, "view"))?);
+            // It is the last one.
+            let version = self.attached.with(py, |reader| Ok(reader.version()))?;
+            return Ok((array.call_method0(intern!(py, "view"))?, version));
         }
         self.attached.sized(py, |info| {
             if info.len >= DETACH_FROM {
@@ -85,11 +94,12 @@ impl Reader {
             }
             self.attached.saw(read);
             let layout = self.attached.layout(py, &read)?;
-            Ok(array::over_buffer(bytes?.as_any(), &layout)?)
+            let array = array::over_buffer(bytes?.as_any(), &layout)?;
+            Ok((array, read.version))
         })
     }
 
-    fn copied_array<'py>(&self, py: Python<'py>, len: usize) -> Outcome<Bound<'py, PyAny>> {
+    fn copied_array<'py>(&self, py: Python<'py>, len: usize) -> Outcome<(Bound<'py, PyAny>, u64)> {
         let name = &self.attached.name;
         let (memory, read) = py.detach(|| {
             let mut memory = Copied::memory(name, len)?;
@@ -104,7 +114,28 @@ impl Reader {
         let descriptor = self.attached.descriptor(&read)?;
         let copied = Copied::new(name.clone(), memory, read.len, descriptor);
         let owner = Bound::new(py, copied)?;
-        Ok(array::asarray(owner.as_any())?)
+        Ok((array::asarray(owner.as_any())?, read.version))
+    }
+
+    /// Copies the value into a writable buffer.
+    pub(crate) fn copy_into_buffer(&self, buffer: &Bound<'_, PyAny>) -> Outcome<ReadInfo> {
+        let py = buffer.py();
+        let target = buffer::writable(buffer)?;
+        let cells = buffer::cells(py, &target).unwrap_or_default();
+        let read = self.attached.with(py, |reader| {
+            reader.read_into_cells(cells).map_err(|error| match error {
+                ShmError::OutOfBounds {
+                    name, offset, len, ..
+                } => ShmError::OutOfBounds {
+                    name,
+                    offset,
+                    len,
+                    capacity: cells.len(),
+                },
+                other => other,
+            })
+        })?;
+        Ok(self.attached.saw(read))
     }
 }
 
@@ -151,23 +182,7 @@ impl Reader {
 
     /// Copies the value into a writable buffer; returns how many bytes it has.
     fn read_into(&self, buffer: &Bound<'_, PyAny>) -> Outcome<usize> {
-        let py = buffer.py();
-        let target = buffer::writable(buffer)?;
-        let cells = buffer::cells(py, &target).unwrap_or_default();
-        let read = self.attached.with(py, |reader| {
-            reader.read_into_cells(cells).map_err(|error| match error {
-                ShmError::OutOfBounds {
-                    name, offset, len, ..
-                } => ShmError::OutOfBounds {
-                    name,
-                    offset,
-                    len,
-                    capacity: cells.len(),
-                },
-                other => other,
-            })
-        })?;
-        Ok(self.attached.saw(read).len)
+        Ok(self.copy_into_buffer(buffer)?.len)
     }
 
     /// Bytes ``offset`` to ``offset + length`` of the value.
@@ -300,6 +315,42 @@ impl Reader {
         wait::changed(py, &self.attached, since, timeout.map(|given| given.0))
     }
 
+    /// A coroutine of `wait`, for event loops.
+    #[pyo3(signature = (since=None, timeout=None))]
+    fn wait_async<'py>(
+        slf: &Bound<'py, Self>,
+        since: Option<u64>,
+        timeout: Option<Seconds>,
+    ) -> Outcome<Bound<'py, PyAny>> {
+        static WAIT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let wait = WAIT.import(slf.py(), "snakepit_shm._async", "wait")?;
+        let timeout = timeout.map(|given| given.0.as_secs_f64());
+        Ok(wait.call1((slf, since, timeout))?)
+    }
+
+    /// The newest value each time that there is one, or every value, as an asynchronous iterator.
+    #[pyo3(signature = (*, every=false, kind="bytes", into=None, since=0))]
+    fn changes<'py>(
+        slf: &Bound<'py, Self>,
+        every: bool,
+        kind: &str,
+        into: Option<&Bound<'py, PyAny>>,
+        since: u64,
+    ) -> Outcome<Bound<'py, PyAny>> {
+        static CHANGES: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let changes = CHANGES.import(slf.py(), "snakepit_shm._async", "Changes")?;
+        Ok(changes.call1((slf, every, kind, into, since))?)
+    }
+
+    /// Every value in turn, as an iterator that waits for the next.
+    #[pyo3(signature = (*, timeout=None))]
+    fn values<'py>(slf: &Bound<'py, Self>, timeout: Option<Seconds>) -> Outcome<Bound<'py, PyAny>> {
+        static VALUES: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let values = VALUES.import(slf.py(), "snakepit_shm._async", "Values")?;
+        let timeout = timeout.map(|given| given.0.as_secs_f64());
+        Ok(values.call1((slf, timeout))?)
+    }
+
     /// Seconds since the value was published.
     fn age(&self, py: Python<'_>) -> Outcome<f64> {
         Ok(self.attached.with(py, SegmentReader::age)?.as_secs_f64())
@@ -356,7 +407,10 @@ impl Reader {
     fn close(&self, py: Python<'_>) -> Outcome<()> {
         let name = &self.attached.name;
         self.kept.release(py, name)?;
-        let pinned = self.attached.with(py, |reader| Ok(reader.has_views()));
+        let pinned = self.attached.with(py, |reader| {
+            reader.end_watches();
+            Ok(reader.has_views())
+        });
         if matches!(pinned, Ok(true)) {
             return Err(Failure::views_alive(
                 name,
@@ -400,11 +454,24 @@ impl Reader {
         }
     }
 
+    /// For notebooks.
+    fn _repr_html_<'py>(slf: &Bound<'py, Self>) -> Outcome<Bound<'py, PyAny>> {
+        static SHOW: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let show = SHOW.import(slf.py(), "snakepit_shm._html", "reader")?;
+        Ok(show.call1((slf,))?)
+    }
+
     fn __repr__(&self, py: Python<'_>) -> String {
         match self.version(py) {
             Ok(version) => format!(
-                "<snakepit_shm.Reader {:?}, {} bytes, version {version}>",
-                self.attached.name, self.attached.capacity
+                "<snakepit_shm.Reader {:?}, {} bytes, version {version}{}>",
+                self.attached.name,
+                self.attached.capacity,
+                if self.is_sealed(py).unwrap_or(false) {
+                    ", sealed"
+                } else {
+                    ""
+                }
             ),
             Err(_) => format!("<snakepit_shm.Reader {:?}, closed>", self.attached.name),
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyString};
 use snakepit_shm::{Descriptor, Pool, SealedView, SegmentWriter, ShmError};
 
@@ -276,6 +277,13 @@ impl Writer {
             Err(failure) if kind.is_some() && failure.is_views_alive() => Ok(()),
             outcome => outcome,
         }
+    }
+
+    /// For notebooks.
+    fn _repr_html_<'py>(slf: &Bound<'py, Self>) -> Outcome<Bound<'py, PyAny>> {
+        static SHOW: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let show = SHOW.import(slf.py(), "snakepit_shm._html", "writer")?;
+        Ok(show.call1((slf,))?)
     }
 
     fn __repr__(&self) -> String {

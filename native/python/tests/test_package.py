@@ -10,22 +10,36 @@ from pathlib import Path
 
 import pytest
 
+import readme_examples
 import snakepit_shm as shm
 from conftest import Place
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+EXAMPLES = readme_examples.groups(README)
 
 
-def test_there_are_examples() -> None:
-    assert len(EXAMPLES) >= 5
+def test_there_are_examples_and_two_are_of_two_processes() -> None:
+    assert len(EXAMPLES) >= 10
+    assert sum(len(group) == 2 for group in EXAMPLES) == 2
+    # None escapes the pattern.
+    assert sum(len(group) for group in EXAMPLES) == README.count("```python")
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda e: e.splitlines()[-1][:30])
-def test_the_readme_runs(place: Place, example: str) -> None:
-    place.run(example)
+@pytest.mark.parametrize("example", EXAMPLES, ids=readme_examples.title)
+def test_the_readme_runs(place: Place, tmp_path: Path, example: readme_examples.Group) -> None:
+    readme_examples.run(example, tmp_path, sys.executable, place.env())
     assert place.files() == []
+
+
+def test_the_links_of_the_readme_lead_to_its_headings() -> None:
+    headings = {
+        re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+        for heading in re.findall(r"^##+ (.*)$", README, re.MULTILINE)
+    }
+    links = re.findall(r"\]\(#([^)]+)\)", README)
+    assert len(links) >= 10
+    assert set(links) <= headings
 
 
 def test_every_public_name_is_there_and_documented() -> None:

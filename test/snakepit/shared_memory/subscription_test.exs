@@ -164,6 +164,28 @@ defmodule Snakepit.SharedMemory.SubscriptionTest do
     assert_receive {:snakepit_shm, ^ref, {:changed, ^id, 2}}, 10_000
   end
 
+  # Threads of this VM whose names begin with one of ours.
+  defp waiting_threads do
+    Enum.count(Path.wildcard("/proc/self/task/*/comm"), fn path ->
+      case File.read(path) do
+        {:ok, "shm-subscribe" <> _} -> true
+        {:ok, "shm-notifier" <> _} -> true
+        _other -> false
+      end
+    end)
+  end
+
+  test "hundreds of subscriptions take no thread each", %{id: id, place: place} do
+    refs = for _ <- 1..300, do: SharedMemory.subscribe!(id, place)
+    assert SharedMemory.write!(id, "one", place) == 2
+    for ref <- refs, do: assert_receive({:snakepit_shm, ^ref, {:changed, ^id, 2}}, 10_000)
+    # One that sends, and one that sleeps for up to 127 segments: other tests have some, too.
+    assert waiting_threads() < 10
+    for ref <- refs, do: {:ok, ^ref} = SharedMemory.unsubscribe(ref)
+    SharedMemory.write!(id, "two", place)
+    refute_received {:snakepit_shm, _, _}
+  end
+
   test "a region of another OS process, by name", %{place: place} do
     {:ok, writer} = Native.create(native(place, "foreign"))
     ref = SharedMemory.subscribe!("foreign", place)

@@ -20,4 +20,5 @@ pub(crate) mod numa;
 pub(crate) mod pages;
 pub(crate) mod populate;
 pub(crate) mod smaps;
+pub(crate) mod waitv;
 pub(crate) mod watch;

@@ -2,13 +2,16 @@
 
 mod failure;
 mod next;
+mod notifier;
 mod once;
 mod pin;
 mod sized;
 mod wait;
+mod watchers;
 
 pub use crate::value::ReadInfo;
 pub use next::Next;
+pub use notifier::{Notice, Notifier, Watched};
 pub use pin::Pinned;
 pub use sized::Sink;
 pub use wait::Waker;

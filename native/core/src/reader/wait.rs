@@ -4,6 +4,7 @@ use super::{OBSERVER_PAUSE, SegmentReader};
 use crate::error::{Result, ShmError};
 use crate::layout::{SegmentState, flags};
 use crate::platform;
+use crate::segment::Segment;
 use crate::seqlock::{self, Words};
 use crate::view::Attachment;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,7 +12,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 /// A sleeper looks whether its mapping is still there this often; changes wake it at once.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 impl SegmentReader {
     /// Sleeps until a version other than `since` is published; returns it. `None` waits for ever. No
@@ -35,23 +36,11 @@ impl SegmentReader {
     /// [`ShmError::Sealed`] when nothing newer will come, [`ShmError::Unsupported`] on a segment
     /// without `notify`.
     pub fn wait_changed(&self, since: u64, timeout: Option<Duration>) -> Result<u64> {
-        let mapping = self.mapping();
-        if !mapping.geometry().has(flags::NOTIFY) {
-            return Err(ShmError::Unsupported {
-                name: self.name().to_owned(),
-                operation: "wait_changed",
-                reason: "it was created without notify",
-            });
-        }
+        self.can_wait("wait_changed")?;
         let started = Instant::now();
         let rung = self.bell.rung.load(Ordering::SeqCst);
         loop {
-            let version = self.version();
-            // Before the version is believed: what was lost reads as zeros.
-            if mapping.lost() {
-                return Err(self.truncated());
-            }
-            if version != since {
+            if let Some(version) = newer(self.segment(), since)? {
                 return Ok(version);
             }
             let left = timeout.map(|t| t.saturating_sub(started.elapsed()));
@@ -61,23 +50,23 @@ impl SegmentReader {
                     after: started.elapsed(),
                 });
             }
-            match self.segment().state()? {
-                SegmentState::Active => {}
-                // Looked at again: the value may have been published just before.
-                _ if self.version() != since => continue,
-                SegmentState::Sealed => {
-                    return Err(ShmError::Sealed {
-                        name: self.name().to_owned(),
-                    });
-                }
-                SegmentState::Closed => {
-                    return Err(ShmError::Closed {
-                        name: self.name().to_owned(),
-                    });
-                }
+            if !may_come(self.segment(), since)? {
+                continue;
             }
             self.sleep(since, left, rung);
         }
+    }
+
+    /// Refuses a segment that tells nobody of changes.
+    pub(super) fn can_wait(&self, operation: &'static str) -> Result<()> {
+        if self.mapping().geometry().has(flags::NOTIFY) {
+            return Ok(());
+        }
+        Err(ShmError::Unsupported {
+            name: self.name().to_owned(),
+            operation,
+            reason: "it was created without notify",
+        })
     }
 
     /// Sleeps once; may wake for no reason.
@@ -87,14 +76,7 @@ impl SegmentReader {
             std::thread::sleep(left.map_or(OBSERVER_PAUSE, |l| l.min(OBSERVER_PAUSE)));
             return;
         }
-        // Counted in the table, so that a sweep can take back what a dead sleeper left: the segment's
-        // count first, so that dying in between leaves it too high, never too low.
-        let mine = self.attachment.entry().map(|e| mapping.reader_waiting(e));
-        let word = seqlock::announce_wait(mapping, since);
-        if let Some(mine) = mine {
-            mine.fetch_add(1, Ordering::Relaxed);
-        }
-        if let Some(word) = word {
+        if let Some(word) = announce(&self.attachment, since) {
             self.bell.sleepers.fetch_add(1, Ordering::SeqCst);
             // A state change rings too; it bumps the futex word before it wakes, so it is seen here
             // or ends the sleep.
@@ -109,10 +91,7 @@ impl SegmentReader {
             }
             self.bell.sleepers.fetch_sub(1, Ordering::SeqCst);
         }
-        if let Some(mine) = mine {
-            let _ = mine.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
-        }
-        seqlock::retract_wait(mapping);
+        retract(&self.attachment);
     }
 
     /// Ends this reader's waits from another thread.
@@ -124,11 +103,59 @@ impl SegmentReader {
     }
 }
 
+/// A version other than `since`, when there is one.
+pub(super) fn newer(segment: &Segment, since: u64) -> Result<Option<u64>> {
+    let version = seqlock::latest(&*segment.mapping).0;
+    // Before the version is believed: what was lost reads as zeros.
+    if segment.mapping.lost() {
+        return Err(segment.mapping.loss(&segment.name));
+    }
+    Ok((version != since).then_some(version))
+}
+
+/// Whether it is worth sleeping; `false` when a value was published just before the end, which is to be
+/// looked at again. Otherwise an end is an error.
+pub(super) fn may_come(segment: &Segment, since: u64) -> Result<bool> {
+    let name = || segment.name.clone();
+    match segment.state()? {
+        SegmentState::Active => Ok(true),
+        _ if seqlock::latest(&*segment.mapping).0 != since => Ok(false),
+        SegmentState::Sealed => Err(ShmError::Sealed { name: name() }),
+        SegmentState::Closed => Err(ShmError::Closed { name: name() }),
+    }
+}
+
+/// Announces a sleeper to the writer; the futex word, unless there is a version other than `since`. Counted
+/// in the table, so that a sweep can take back what a dead sleeper left: the segment's count first, so that
+/// dying in between leaves it too high, never too low.
+pub(super) fn announce(attachment: &Attachment, since: u64) -> Option<u32> {
+    let mapping = &attachment.segment.mapping;
+    let word = seqlock::announce_wait(&**mapping, since);
+    if let Some(entry) = attachment.entry() {
+        mapping
+            .reader_waiting(entry)
+            .fetch_add(1, Ordering::Relaxed);
+    }
+    word
+}
+
+/// Takes back an [`announce`].
+pub(super) fn retract(attachment: &Attachment) {
+    let mapping = &attachment.segment.mapping;
+    if let Some(entry) = attachment.entry() {
+        let mine = mapping.reader_waiting(entry);
+        let _ = mine.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+    }
+    seqlock::retract_wait(&**mapping);
+}
+
 /// Ends the waits of one reader in this process.
 #[derive(Debug, Default)]
 pub(super) struct Bell {
     rung: AtomicU32,
     sleepers: AtomicU32,
+    /// Waits of notifiers.
+    pub(super) watches: AtomicU32,
 }
 
 /// Ends the waits of a [`SegmentReader`] from another thread.

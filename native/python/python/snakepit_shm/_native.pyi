@@ -1,7 +1,7 @@
 """Types of the native module. Import them from `snakepit_shm`."""
 
 import builtins
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from os import PathLike
 from types import TracebackType
 from typing import Any, Literal, Self, final, overload
@@ -11,12 +11,14 @@ import numpy.typing as npt
 import pyarrow as pa  # type: ignore[import-untyped]
 from typing_extensions import Buffer, CapsuleType
 
+from ._async import Changes, Values
 from ._types import ValueInfo
 
 __version__: str
 
 __all__ = [
     "Loan",
+    "Notifier",
     "Pin",
     "PinnedView",
     "Reader",
@@ -43,6 +45,11 @@ __all__ = [
     "remove",
     "remove_handle",
     "round_up_capacity",
+    "saw",
+    "take_array",
+    "take_bytes",
+    "take_into",
+    "timed_out",
     "write_many",
 ]
 
@@ -157,6 +164,55 @@ class Reader:
             SealedError: The segment was sealed: nothing newer will come.
             UnsupportedError: The segment was created without ``notify``.
         """
+    def wait_async(
+        self, since: int | None = None, timeout: float | None = None
+    ) -> Coroutine[Any, Any, int]:
+        """`wait` for event loops: ``version = await reader.wait_async()``.
+
+        One thread of the process sleeps for up to 127 segments, whoever waits for them. May be
+        cancelled. Needs a loop with ``add_reader``, as asyncio's have it on Linux.
+
+        Args:
+            since: As in `wait`.
+            timeout: Seconds; ``None`` waits for ever. ``asyncio.timeout`` will do as well.
+
+        Raises:
+            ShmError: As `wait`; also `ResourceExhaustedError` without descriptors or threads.
+        """
+    def changes(
+        self,
+        *,
+        every: bool = False,
+        kind: Literal["bytes", "numpy"] = "bytes",
+        into: Buffer | None = None,
+        since: int = 0,
+    ) -> Changes:
+        """The values as they come: ``async for value in reader.changes()``.
+
+        Begins with the value that is there. Ends when the segment is sealed or its writer closes
+        it; the reader's own end raises `ClosedError`.
+
+        Args:
+            every: Each value in turn, as `read_next`, and not only the newest each time.
+            kind: ``"numpy"`` for arrays.
+            into: A writable buffer that each value is copied to; the values are memoryviews of its
+                beginning, good until the next one.
+            since: Leave out what is not newer than this version.
+
+        Raises:
+            InvalidOptionError: ``kind``, ``into`` or ``since`` together with ``every``, or ``into``
+                with arrays.
+        """
+    def values(self, *, timeout: float | None = None) -> Values:
+        """Every value in turn: ``for value in reader.values()``, waiting for the next.
+
+        Begins and ends as `changes`. What was overwritten before it could be read is counted by
+        ``missed`` of the iterator.
+
+        Args:
+            timeout: Seconds to wait for a value before `TimeoutError` is raised; the iterator can
+                be used again.
+        """
     def age(self) -> float:
         """Seconds since the value was published."""
     def info(self) -> ValueInfo:
@@ -168,7 +224,7 @@ class Reader:
             NotSealedError: It can still change.
         """
     def close(self) -> None:
-        """Detach; calls of other threads that wait here end. A second time does nothing.
+        """Detach; waits of other threads and of event loops end. Twice does nothing.
 
         Raises:
             ViewsAliveError: Arrays or memoryviews over the value live; also a `BufferError`.
@@ -178,6 +234,7 @@ class Reader:
     ) -> npt.NDArray[Any]: ...
     def __dlpack__(self, **keywords: Any) -> CapsuleType: ...
     def __dlpack_device__(self) -> tuple[int, int]: ...
+    def _repr_html_(self) -> str: ...
     def __len__(self) -> int:
         """Length of the present value in bytes; 0 while there is none."""
     def __bool__(self) -> Literal[True]: ...
@@ -286,6 +343,7 @@ class Writer:
     def release(self) -> None:
         """Give the claim back and leave the segment, to be read and taken over."""
     def _retire(self) -> bool: ...
+    def _repr_html_(self) -> str: ...
     def __enter__(self) -> Self: ...
     def __exit__(
         self,
@@ -337,6 +395,7 @@ class Pin:
             VersionConflictError: The slot was taken against the rule; what was read may be wrong.
             TruncatedError: The file was cut.
         """
+    def _repr_html_(self) -> str: ...
     def __len__(self) -> int: ...
     def __enter__(self) -> Self: ...
     def __exit__(
@@ -366,6 +425,21 @@ class View:
     def numpy(self) -> npt.NDArray[Any]: ...
     def memoryview(self) -> builtins.memoryview: ...
 
+@final
+class Notifier:
+    """Tells one event loop of changes in any number of segments."""
+
+    def __new__(cls) -> Self: ...
+    def fileno(self) -> int: ...
+    def watch(self, reader: Reader, since: int) -> tuple[bool, int]: ...
+    def cancel(self, token: int) -> None: ...
+    def take(self) -> list[tuple[int, int | Exception]]: ...
+
+def saw(reader: Reader, version: int) -> None: ...
+def timed_out(reader: Reader, since: int, after: float) -> int: ...
+def take_bytes(reader: Reader) -> tuple[bytes, int]: ...
+def take_into(reader: Reader, buffer: Buffer) -> tuple[int, int]: ...
+def take_array(reader: Reader) -> tuple[npt.NDArray[Any], int]: ...
 def create(name: str, size: int, given: Mapping[str, Any]) -> Writer: ...
 def attach(name: str, given: Mapping[str, Any]) -> Reader: ...
 def attach_writer(name: str, given: Mapping[str, Any]) -> Writer: ...

@@ -47,6 +47,13 @@ class SegmentInfo:
     created_at: datetime
     last_accessed: datetime
 
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        from ._html import table
+
+        facts = ((name, getattr(self, name)) for name in self.__slots__ if name != "name")
+        return table("segment", self.name, facts)
+
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
@@ -68,6 +75,9 @@ class Capabilities:
     unnamed_files: bool
     file_locks: bool
     process_descriptors: bool
+    waits_for_many: bool
+    """Whether the thread that waits for event loops can sleep (Linux 5.16); else it looks every
+    millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
