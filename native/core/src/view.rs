@@ -114,7 +114,19 @@ impl Attachment {
         if inherited || !segment.mapping.geometry().has(flags::POOLED) {
             return Ok(Self::uncounted(segment));
         }
-        let entry = take_entry(&segment, None, participant.key())?;
+        Self::registered(segment, participant.key())
+    }
+
+    /// Of a writer that lends its place, counted always.
+    pub(crate) fn of_lender(segment: Arc<Segment>) -> Result<Self> {
+        match segment.participant.clone() {
+            Some(participant) => Self::registered(segment, participant.key()),
+            None => Err(corrupted(&segment.name, "writer without participant")),
+        }
+    }
+
+    fn registered(segment: Arc<Segment>, key: u64) -> Result<Self> {
+        let entry = take_entry(&segment, None, key)?;
         let mut attachment = Self::uncounted(segment);
         match entry {
             Some(entry) => attachment.entry = Some(entry),
@@ -316,6 +328,15 @@ impl SealedView {
             descriptor,
             attachment,
         })
+    }
+
+    /// Whether its writer has given it away ([`SegmentWriter::give_away`]) and nobody has taken it.
+    ///
+    /// [`SegmentWriter::give_away`]: crate::SegmentWriter::give_away
+    pub fn is_given_away(&self) -> bool {
+        let mapping = &*self.segment().mapping;
+        // Acquire pairs with the Release of the claim: the time is there with it.
+        mapping.writer_key().load(Ordering::Acquire) == 0 && mapping.ttl_now() != 0
     }
 
     /// Whether the bytes are still there: `false` when the file was cut under the view, which then

@@ -3,6 +3,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
@@ -200,6 +201,14 @@ impl Shared {
         let writer = self.take(&mut state)?;
         self.closed.store(true, Ordering::Release);
         Ok(end(writer)?)
+    }
+
+    /// Gives the sealed segment away; says whether no array in its slots is left. The caller holds no GIL.
+    pub(crate) fn give_away(&self, ttl: Duration) -> Outcome<bool> {
+        let mut state = self.lock();
+        let used = Arc::strong_count(&self.exported) > 1;
+        self.free(&mut state)?.give_away(ttl, used)?;
+        Ok(!used)
     }
 
     fn closed_error(&self) -> ShmError {

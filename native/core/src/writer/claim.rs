@@ -84,7 +84,7 @@ impl SegmentOptions {
 }
 
 /// Takes the writer claim, or says who has it.
-fn claim(segment: &Segment, sealed_too: bool) -> Result<()> {
+pub(super) fn claim(segment: &Segment, sealed_too: bool) -> Result<()> {
     let Some(participant) = &segment.participant else {
         return Err(corrupted(&segment.name, "writer without participant"));
     };
@@ -129,6 +129,8 @@ fn claim(segment: &Segment, sealed_too: bool) -> Result<()> {
         .compare_exchange(held, participant.key(), Ordering::AcqRel, Ordering::Acquire)
         .map_err(|_| busy())?;
     mapping.orphaned().store(0, Ordering::Relaxed);
+    // Whoever takes it has it: should that one die, the usual grace begins.
+    mapping.ttl().store(0, Ordering::Relaxed);
     // What is sealed has no further writer, and its handles name the generation.
     if state == SegmentState::Active {
         mapping.generation().fetch_add(1, Ordering::Relaxed);
@@ -141,7 +143,7 @@ fn claim(segment: &Segment, sealed_too: bool) -> Result<()> {
 
 impl SegmentWriter {
     /// After a takeover: finds the last complete value and discards what is half written.
-    fn resume(&mut self) -> Result<()> {
+    pub(super) fn resume(&mut self) -> Result<()> {
         let mapping = &*self.segment.mapping;
         let capacity = mapping.geometry().capacity;
         self.lacks.fill(Ranges::whole(capacity));
@@ -252,7 +254,7 @@ impl SegmentWriter {
     }
 
     /// Returns whether the claim was ours to give back.
-    fn give_back(&mut self, close: bool) -> bool {
+    pub(super) fn give_back(&mut self, close: bool) -> bool {
         if !std::mem::take(&mut self.holds_claim) || self.in_child() {
             return false;
         }
@@ -265,7 +267,7 @@ impl SegmentWriter {
 }
 
 /// Removes this very segment.
-fn remove(segment: &Segment) -> Result<()> {
+pub(super) fn remove(segment: &Segment) -> Result<()> {
     SegmentOptions::new(&segment.name)
         .namespace(&segment.place.namespace)
         .dir(&segment.place.dir)
