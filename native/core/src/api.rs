@@ -23,7 +23,7 @@ pub use crate::participant::ProcessInfo;
 pub use crate::pool::{Pool, PoolOptions, PoolStats, Strategy, Zero};
 pub use crate::reader::{Next, Pinned, ReadInfo, SegmentReader, Sink, Waker};
 pub use crate::view::SealedView;
-pub use crate::writer::{Lent, MAX_TTL, SegmentWriter};
+pub use crate::writer::{Left, Lent, MAX_TTL, SegmentWriter};
 
 use crate::error::Result;
 use crate::name::Place;

@@ -52,20 +52,29 @@ fn graces() -> MutexGuard<'static, HashMap<Place, Duration>> {
 }
 
 /// Whether a segment waits for another writer: its own has died, or has given it up. `writer` is whose claim
-/// it is, `since` the time since when nobody has it, as far as anybody has noticed.
+/// it is, `lender` who has lent it, `since` the time since when nobody has it, as far as anybody has noticed.
 pub(crate) fn is_orphan(
     state: SegmentState,
     writer: u64,
+    lender: u64,
     since: u64,
-    is_alive: impl FnOnce(u64) -> bool,
+    mut is_alive: impl FnMut(u64) -> bool,
 ) -> bool {
     match (state, writer) {
         (SegmentState::Closed, _) => false,
+        // It has an owner, who waits for what others fill in.
+        _ if lender != 0 && is_alive(lender) => false,
         // Closed after the seal rather than released.
         (SegmentState::Sealed, 0) => since != 0,
         (SegmentState::Active, 0) => true,
         (_, writer) => !is_alive(writer),
     }
+}
+
+/// Whether somebody who lives has lent the segment, and owns it.
+pub(crate) fn is_lent(mapping: &Mapping, participant: &Participant) -> bool {
+    let lender = mapping.lender_now();
+    lender != 0 && participant.is_alive(lender)
 }
 
 /// What a segment is, to those who clean up.

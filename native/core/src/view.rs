@@ -5,6 +5,7 @@ use crate::error::{Resource, Result, ShmError};
 use crate::hazard;
 use crate::layout::flags;
 use crate::mapping::{PinToken, SealProof};
+use crate::participant::Participant;
 use crate::platform::{self, fork};
 use crate::reclaim;
 use crate::segment::{Segment, corrupted};
@@ -330,13 +331,18 @@ impl SealedView {
         })
     }
 
-    /// Whether its writer has given it away ([`SegmentWriter::give_away`]) and nobody has taken it.
+    /// Whether its writer has given it away ([`SegmentWriter::give_away`]) and it is nobody's: nobody has taken
+    /// it, and nobody had lent it.
     ///
     /// [`SegmentWriter::give_away`]: crate::SegmentWriter::give_away
     pub fn is_given_away(&self) -> bool {
-        let mapping = &*self.segment().mapping;
+        let segment = self.segment();
+        let mapping = &*segment.mapping;
+        let lent = |p: &Arc<Participant>| reclaim::is_lent(mapping, p);
         // Acquire pairs with the Release of the claim: the time is there with it.
-        mapping.writer_key().load(Ordering::Acquire) == 0 && mapping.ttl_now() != 0
+        mapping.writer_key().load(Ordering::Acquire) == 0
+            && mapping.ttl_now() != 0
+            && !segment.participant.as_ref().is_some_and(lent)
     }
 
     /// Whether the bytes are still there: `false` when the file was cut under the view, which then

@@ -2,7 +2,9 @@
 
 mod support;
 
-use snakepit_shm::{CleanupOptions, Handle, MAX_TTL, Reaper, ReaperOptions, SegmentWriter};
+use snakepit_shm::{
+    CleanupOptions, Handle, MAX_TTL, Reaper, ReaperOptions, SegmentWriter, ShmError,
+};
 use std::io::{Seek, Write};
 use std::path::Path;
 use std::time::Duration;
@@ -196,6 +198,36 @@ fn what_is_lent_stays_however_the_borrower_dies() {
 }
 
 #[test]
+fn nobody_takes_what_is_lent_while_its_lender_lives() {
+    let shm = Shm::new();
+    let mut lender = Peer::start(ENTRY, "lender", &shm);
+    lender.expect("lent");
+    let orphaned = || shm.options("x").inspect().unwrap().orphaned;
+    assert!(!orphaned());
+    let busy = shm.options("x").adopt().unwrap_err();
+    assert!(matches!(busy, ShmError::SegmentBusy { pid, .. } if pid == lender.pid()));
+
+    let mut worker = shm.options("x").attach_writer().unwrap();
+    worker.write(b"filled").unwrap();
+    worker.seal().unwrap();
+    worker.give_away(LONG, false).unwrap();
+    let view = worker.sealed().unwrap();
+    assert!(!view.is_given_away() && !orphaned());
+    assert_eq!(shm.options("x").adopt().unwrap_err().code(), "segment_busy");
+
+    // Then it is whoever's comes first.
+    lender.kill();
+    assert!(view.is_given_away() && orphaned());
+    let taken = shm.options("x").adopt().unwrap();
+    assert!(!view.is_given_away());
+    taken.close().unwrap();
+    drop((view, worker));
+    // The dead lender's entry in the reader table is cleared by whoever cleans up.
+    clean(&shm, Duration::ZERO).run().unwrap();
+    assert!(shm.segment_files().is_empty());
+}
+
+#[test]
 fn what_is_lent_by_a_dead_one_goes_after_the_grace() {
     let shm = Shm::new();
     let mut peer = Peer::start(ENTRY, "lender", &shm);
@@ -226,6 +258,21 @@ fn what_is_lent_can_be_removed_under_its_borrower() {
     let (lent, error) = *lent.take_back().unwrap_err();
     assert_eq!(error.code(), "not_found");
     assert_eq!(lent.remove().unwrap_err().code(), "not_found");
+}
+
+#[test]
+fn an_only_slot_is_filled_piece_by_piece() {
+    let shm = Shm::new();
+    let mut writer = shm.options("x").slots(1).create().unwrap();
+    for (at, piece) in [(0, b"one"), (3, b"two"), (6, b"six")] {
+        let mut loan = writer.loan().unwrap();
+        loan.as_mut_slice()[at..at + 3].copy_from_slice(piece);
+    }
+    let raw = snakepit_shm::Descriptor::RAW;
+    assert_eq!(writer.loan().unwrap().publish(9, &raw).unwrap(), 2);
+    writer.seal().unwrap();
+    assert_eq!(&writer.sealed().unwrap()[..], b"onetwosix");
+    writer.close().unwrap();
 }
 
 #[test]

@@ -257,6 +257,11 @@ impl Writer {
         Ok(())
     }
 
+    /// [`Self::release`], though arrays over its slots may live.
+    fn _leave(&self, py: Python<'_>) -> Outcome<()> {
+        py.detach(|| self.shared.leave())
+    }
+
     /// Random id of this very segment, as in handles.
     #[getter]
     fn _incarnation(&self, py: Python<'_>) -> Outcome<String> {

@@ -40,7 +40,7 @@ impl SegmentOptions {
     /// [`ShmError::SegmentBusy`] while a living process (this one included) holds the claim,
     /// [`ShmError::Sealed`], and those of [`SegmentOptions::attach_reader`].
     pub fn attach_writer(&self) -> Result<SegmentWriter> {
-        self.follow(false)
+        self.follow(For::Writing)
     }
 
     /// [`Self::attach_writer`] for whoever means to keep the segment rather than to write it: a sealed one
@@ -64,14 +64,15 @@ impl SegmentOptions {
     ///
     /// # Errors
     ///
-    /// As [`Self::attach_writer`], without [`ShmError::Sealed`].
+    /// As [`Self::attach_writer`], without [`ShmError::Sealed`]; [`ShmError::SegmentBusy`] also while a living
+    /// process has lent it.
     pub fn adopt(&self) -> Result<SegmentWriter> {
-        self.follow(true)
+        self.follow(For::Keeping)
     }
 
-    fn follow(&self, sealed_too: bool) -> Result<SegmentWriter> {
+    fn follow(&self, what: For) -> Result<SegmentWriter> {
         let (segment, _) = Segment::open(self, true)?;
-        claim(&segment, sealed_too)?;
+        claim(&segment, what)?;
         let lookout = Lookout::of_next(&*segment.mapping);
         let mut writer = SegmentWriter::new(segment, lookout);
         if let Err(error) = writer.resume() {
@@ -83,8 +84,19 @@ impl SegmentOptions {
     }
 }
 
+/// What the claim is taken for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum For {
+    /// Of what is not sealed; also of what was lent.
+    Writing,
+    /// Of what nobody owns.
+    Keeping,
+    /// Of what this process has lent.
+    TakingBack,
+}
+
 /// Takes the writer claim, or says who has it.
-pub(super) fn claim(segment: &Segment, sealed_too: bool) -> Result<()> {
+pub(super) fn claim(segment: &Segment, what: For) -> Result<()> {
     let Some(participant) = &segment.participant else {
         return Err(corrupted(&segment.name, "writer without participant"));
     };
@@ -99,6 +111,14 @@ pub(super) fn claim(segment: &Segment, sealed_too: bool) -> Result<()> {
         return Err(busy());
     }
     let _lock = participant.lock_namespace()?;
+    let lent = reclaim::is_lent(mapping, participant);
+    if lent && what == For::Keeping {
+        let lender = participant.describe(mapping.lender_now());
+        return Err(ShmError::SegmentBusy {
+            name: segment.name.clone(),
+            pid: lender.map_or(0, |process| process.pid),
+        });
+    }
     if reclaim::still_named(segment)?.is_none() {
         return Err(ShmError::NotFound {
             name: segment.name.clone(),
@@ -109,7 +129,7 @@ pub(super) fn claim(segment: &Segment, sealed_too: bool) -> Result<()> {
     let state = segment.state()?;
     match state {
         SegmentState::Active => {}
-        SegmentState::Sealed if !sealed_too => {
+        SegmentState::Sealed if what == For::Writing => {
             return Err(ShmError::Sealed {
                 name: segment.name.clone(),
             });
@@ -131,6 +151,10 @@ pub(super) fn claim(segment: &Segment, sealed_too: bool) -> Result<()> {
     mapping.orphaned().store(0, Ordering::Relaxed);
     // Whoever takes it has it: should that one die, the usual grace begins.
     mapping.ttl().store(0, Ordering::Relaxed);
+    // A borrower leaves it to its lender, as long as there is one.
+    if !lent || what == For::TakingBack {
+        mapping.lender().store(0, Ordering::Relaxed);
+    }
     // What is sealed has no further writer, and its handles name the generation.
     if state == SegmentState::Active {
         mapping.generation().fetch_add(1, Ordering::Relaxed);

@@ -1,21 +1,23 @@
 //! A segment that changes hands: given away for good, or lent to be filled by another process.
 
-use super::{SegmentWriter, claim};
+use super::SegmentWriter;
+use super::claim::{self, For};
 use crate::error::{Result, ShmError};
+use crate::handle::Handle;
 use crate::hazard::Lookout;
 use crate::layout::SegmentState;
 use crate::platform::fork;
 pub use crate::reclaim::MAX_TTL;
 use crate::segment::Segment;
-use crate::view::Attachment;
+use crate::view::{Attachment, SealedView};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// A segment whose writer's place its owner has lent to another process.
 ///
-/// The owner is attached to it meanwhile, so that it is not removed however the other one ends; should the
-/// owner die, the rules for segments without a writer decide.
+/// The owner is attached to it meanwhile, so that it is not removed however the other one ends, and nobody adopts
+/// it; should the owner die, the rules for segments without a writer decide.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -37,10 +39,38 @@ use std::time::Duration;
 /// ```
 #[derive(Debug)]
 pub struct Lent {
-    attachment: Attachment,
+    attachment: Arc<Attachment>,
+}
+
+/// What is left of a writer that has given its place up and cannot unmap the memory yet. Holds it until dropped.
+#[derive(Debug)]
+pub struct Left {
+    _segment: Arc<Segment>,
 }
 
 impl SegmentWriter {
+    /// [`Self::release`] where memory of the slots is still in use here, in ways that this crate does not know of:
+    /// no pool uses it again.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// use snakepit_shm::SegmentOptions;
+    ///
+    /// let options = SegmentOptions::new("left").dir(dir.path());
+    /// let left = options.create().unwrap().leave();
+    /// options.attach_writer().unwrap().close().unwrap();
+    /// drop(left);
+    /// ```
+    pub fn leave(mut self) -> Left {
+        if self.holds_claim && !self.in_child() {
+            self.segment.mapping.inherited().store(1, Ordering::Relaxed);
+        }
+        self.give_back(false);
+        Left {
+            _segment: self.segment.clone(),
+        }
+    }
+
     /// Gives the claim on a sealed segment back: whoever has its handle may take it, and if nobody has in
     /// `ttl`, it is removed by whoever cleans up next. Views of it stay valid; a second call does nothing.
     ///
@@ -104,8 +134,15 @@ impl SegmentWriter {
     pub fn lend(mut self) -> Result<Lent, Box<(Self, ShmError)>> {
         match self.attached() {
             Ok(attachment) => {
+                let mapping = &*self.segment.mapping;
+                if let Some(participant) = &self.segment.participant {
+                    // Relaxed: the Release of the claim publishes it.
+                    mapping.lender().store(participant.key(), Ordering::Relaxed);
+                }
                 self.give_back(false);
-                Ok(Lent { attachment })
+                Ok(Lent {
+                    attachment: Arc::new(attachment),
+                })
             }
             Err(error) => Err(Box::new((self, error))),
         }
@@ -147,7 +184,7 @@ impl Lent {
             let name = segment.name.clone();
             return Err(Box::new((self, ShmError::NotInherited { name })));
         }
-        if let Err(error) = claim::claim(&segment, true) {
+        if let Err(error) = claim::claim(&segment, For::TakingBack) {
             return Err(Box::new((self, error)));
         }
         let lookout = Lookout::of_next(&*segment.mapping);
@@ -156,7 +193,7 @@ impl Lent {
             writer.give_back(false);
             return Err(Box::new((self, error)));
         }
-        self.attachment.closing();
+        self.close();
         Ok(writer)
     }
 
@@ -167,8 +204,38 @@ impl Lent {
     /// [`ShmError::NotFound`] when it was removed already, and those of removing files.
     pub fn remove(self) -> Result<()> {
         let segment: Arc<Segment> = self.attachment.segment.clone();
-        self.attachment.closing();
-        drop(self);
+        self.close();
         claim::remove(&segment)
+    }
+
+    /// A view of the value, once the other one has sealed it.
+    ///
+    /// # Errors
+    ///
+    /// [`ShmError::NotSealed`].
+    pub fn sealed(&self) -> Result<SealedView> {
+        SealedView::open(self.attachment.clone())
+    }
+
+    /// The handle of the value, once the other one has sealed it.
+    ///
+    /// # Errors
+    ///
+    /// [`ShmError::NotSealed`].
+    pub fn handle(&self) -> Result<Handle> {
+        let view = self.sealed()?;
+        let generation = view.segment().mapping.generation();
+        Ok(Handle::of(
+            view.segment(),
+            &view,
+            generation.load(Ordering::Relaxed),
+        ))
+    }
+
+    /// Whoever has the segment next sees to its end, unless views of it go last.
+    fn close(self) {
+        if let Some(last) = Arc::into_inner(self.attachment) {
+            last.closing();
+        }
     }
 }
