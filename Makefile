@@ -67,6 +67,7 @@ bench-peers: setup ## Other people's shared memory, pipes, sockets and gRPC besi
 
 faults: setup ## Every fault of docs/faults.md at full scale: 1,000 kills, 1,000 readers, 10,000 refused creates (minutes)
 	@SNAKEPIT_SHM_FULL=1 cargo test --release -p snakepit-shm --test faults -- --nocapture --test-threads=1
+	@SNAKEPIT_WORKER_LIVES=1000 mix test test/interop/workers_test.exs --only lives
 
 chaos: setup ## Processes in three languages, a killer among them, and a judge: 3 minutes (HOURS=24 for long)
 	@scripts/chaos.sh

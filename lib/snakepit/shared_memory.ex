@@ -90,7 +90,17 @@ defmodule Snakepit.SharedMemory do
   }
 
   alias Snakepit.SharedMemory.Region
-  alias Snakepit.SharedMemory.{Batch, Buffer, Sessions, Stats, Subscription, Writing}
+
+  alias Snakepit.SharedMemory.{
+    Batch,
+    Buffer,
+    Fetching,
+    Lending,
+    Sessions,
+    Stats,
+    Subscription,
+    Writing
+  }
 
   @typedoc "A region's id: its name in shared memory, 1 to 128 of `A-Z a-z 0-9 . _ -`."
   @type id :: String.t()
@@ -464,23 +474,44 @@ defmodule Snakepit.SharedMemory do
   @doc """
   Puts `data` into a sealed region of its own and answers a handle to it.
 
+  `data` is
+
+    * iodata, written into the region piece by piece without building a binary of it
+    * a tensor, when `Nx` is loaded: its element type and shape go with it
+    * `{:file, path}`, read straight into the region
+    * `{:stream, enumerable}` of iodata. `:size` are the most bytes that it has; without it the region grows as
+      the stream goes on, each byte may be copied twice, and the region takes up to twice the memory
+
   The caller owns the region, unless `:owner` says otherwise: it stays until the owner dies or
   `deallocate_region/2` is called with the handle. Options are those of `allocate_region/2` but
-  `:slots`, `:notify` and `:max_readers`, and `:dtype`, `:shape` and `:format` as in `write/3`. Because it is
-  filled at once, `:prefault` is `true` from 1 MiB on, and `:huge_pages` `:prefer` from 4 MiB on, unless they
-  are given or memory is reserved lazily.
+  `:slots`, `:notify` and `:max_readers`, and `:dtype`, `:shape` and `:format` as in `write/3`; and
 
-      iex> {:ok, handle} = Snakepit.SharedMemory.share(["any ", "iodata"])
-      iex> Snakepit.SharedMemory.fetch!(handle)
+    * `:ttl` - milliseconds after which the region is removed if nobody has used it since: `:timeout` by the name
+      that it has for results
+    * `:size` - of a stream, see above
+
+  Because it is filled at once, `:prefault` is `true` from 1 MiB on, and `:huge_pages` `:prefer` from 4 MiB on,
+  unless they are given or memory is reserved lazily.
+
+      iex> alias Snakepit.SharedMemory
+      iex> {:ok, handle} = SharedMemory.share(["any ", "iodata"])
+      iex> SharedMemory.fetch!(handle)
       "any iodata"
-      iex> Snakepit.SharedMemory.deallocate_region!(handle) == handle["name"]
+      iex> SharedMemory.deallocate_region!(handle) == handle["name"]
+      true
+      iex> handle = SharedMemory.share!({:stream, Stream.map(1..4, &<<&1>>)}, dtype: :u8)
+      iex> {handle["shape"], SharedMemory.fetch!(handle)}
+      {[4], <<1, 2, 3, 4>>}
+      iex> SharedMemory.deallocate_region!(handle) == handle["name"]
       true
   """
-  @spec share(iodata(), options()) :: result(handle())
+  @spec share(iodata() | {:file, Path.t()} | {:stream, Enumerable.t()} | struct(), options()) ::
+          result(handle())
   def share(data, opts \\ []), do: noted(Exchange.share(data, opts))
 
   @doc "Like `share/2`, but returns the handle or raises."
-  @spec share!(iodata(), options()) :: handle()
+  @spec share!(iodata() | {:file, Path.t()} | {:stream, Enumerable.t()} | struct(), options()) ::
+          handle()
   def share!(data, opts \\ []), do: bang(share(data, opts))
 
   @doc """
@@ -488,13 +519,72 @@ defmodule Snakepit.SharedMemory do
 
   `handle` is the map as `share/2` returned it or as it came from Python and was decoded from JSON,
   with string keys. A handle that was tampered with, or whose region is gone or another, is an error.
-  """
-  @spec fetch(handle(), options()) :: result(binary())
-  def fetch(handle, opts \\ []), do: noted(Exchange.fetch(handle, opts))
 
-  @doc "Like `fetch/2`, but returns the binary or raises."
-  @spec fetch!(handle(), options()) :: binary()
+    * `:as` - `:binary` (default), or `:tensor`: by `Nx.from_binary/3` and `Nx.reshape/2`, which copy nothing on
+      Nx's own backend. `:unsupported` when `Nx` is not loaded, or has no type for the elements
+    * `:into` - what the value is copied to instead: a `buffer/2` (the answer is a binary in it), or a region that this
+      node may write, by id or mapping, with what the handle says of the value (the answer is the version)
+    * `:adopt` - whether the region becomes one of this VM, owned by the caller. Default: if its maker has given it
+      away (Python: `share(obj, transfer=True)`) and nobody has taken it. `false` leaves it to its time to live,
+      `true` takes what was merely left behind, too, as `adopt_region/2` does
+
+  An adopted region counts for the limits and goes with its owner, by `deallocate_region/2`, or as `:owner`,
+  `:cleanup_policy`, `:timeout`, `:session`, `:worker`, `:metadata` and `:tags` say; they are those of
+  `adopt_region/2`. When a limit refuses it, the answer is that error, and the region waits on. What was given away and
+  is copied by `:into` is removed at once. Binaries and tensors stay valid, however the region ends.
+  """
+  @spec fetch(handle(), options()) :: result(binary() | struct() | version())
+  def fetch(handle, opts \\ []), do: noted(Fetching.fetch(handle, opts))
+
+  @doc "Like `fetch/2`, but returns the value or raises."
+  @spec fetch!(handle(), options()) :: binary() | struct() | version()
   def fetch!(handle, opts \\ []), do: bang(fetch(handle, opts))
+
+  @doc """
+  Lends a region of this VM to another OS process, which fills it in place.
+
+  The answer is a loan, a map that survives JSON. In Python `with snakepit_shm.borrow(loan) as array:` takes the
+  writer's place, and at its end the value is sealed and its handle sent back, for `fetch/2`: no byte is copied on the
+  way. Allocate the region with `slots: 1`.
+
+    * `:dtype` and `:shape` - of the array that is to be filled in. Without them the other process says, or fills bytes
+
+  Meanwhile the region stays what it is: it has an owner, counts, and goes with its owner. It cannot be written here
+  (`:segment_busy`). However the other process ends, it stays, and can be lent again, or taken back by
+  `take_back_region/2`; what was half filled is discarded. `:segment_busy` while another process has the place,
+  `:sealed` when it was filled and sealed.
+
+      iex> alias Snakepit.SharedMemory
+      iex> id = SharedMemory.allocate_region!(4096, slots: 1)
+      iex> loan = SharedMemory.lend_region!(id, dtype: :f32, shape: [16, 16])
+      iex> {loan["name"] == id, loan["dtype"], loan["shape"], loan["size"]}
+      {true, "<f4", [16, 16], 4096}
+      iex> {:error, %{code: :segment_busy}} = SharedMemory.write(id, "mine")
+      iex> SharedMemory.take_back_region!(id)
+      iex> SharedMemory.write!(id, "mine")
+      2
+      iex> SharedMemory.deallocate_region!(id) == id
+      true
+  """
+  @spec lend_region(region(), options()) :: result(map())
+  def lend_region(region, opts \\ []), do: noted(:lend_region, Lending.lend(region, opts))
+
+  @doc "Like `lend_region/2`, but returns the loan or raises."
+  @spec lend_region!(region(), options()) :: map()
+  def lend_region!(region, opts \\ []), do: bang(lend_region(region, opts))
+
+  @doc """
+  Takes the writer's place of a region that was lent, once the other process has given it back or died.
+
+  `:segment_busy` while it has it. A region that is not lent stays as it is.
+  """
+  @spec take_back_region(region(), options()) :: result(id())
+  def take_back_region(region, opts \\ []),
+    do: noted(:take_back_region, Lending.take_back(region, opts))
+
+  @doc "Like `take_back_region/2`, but returns the id or raises."
+  @spec take_back_region!(region(), options()) :: id()
+  def take_back_region!(region, opts \\ []), do: bang(take_back_region(region, opts))
 
   @doc """
   The handle of a sealed region, for others to `fetch/2`.
@@ -764,8 +854,8 @@ defmodule Snakepit.SharedMemory do
   The latest changes of a region, oldest first, but not its writes.
 
   Each is a map of `:at` (`DateTime`), `:operation`, `:pid` (whose doing it was: the owner, of an
-  allocation) and `:details`, a map. Operations are `:allocate` or `:adopt`, `:map` and `:unmap`, `:seal`, and for
-  another OS process's region `:takeover` and `:handover` of the writer's place. As many are kept as
+  allocation) and `:details`, a map. Operations are `:allocate` or `:adopt`, `:map` and `:unmap`, `:seal`,
+  `:lend` and `:take_back`, and for another OS process's region `:takeover` and `:handover` of the writer's place. As many are kept as
   the configuration key `:history_limit` says, as long as the region is there.
 
       iex> alias Snakepit.SharedMemory

@@ -8,7 +8,17 @@ defmodule Snakepit.SharedMemory.Adoption do
 
   import Bitwise
 
-  alias Snakepit.SharedMemory.{Config, Error, Lifecycle, Native, Options, Registry, Sessions}
+  alias Snakepit.SharedMemory.{
+    Config,
+    Error,
+    Lifecycle,
+    Native,
+    Options,
+    Pool,
+    Registry,
+    Sessions
+  }
+
   alias Snakepit.SharedMemory.{Target, Telemetry}
 
   @spec adopt(term(), term()) :: {:ok, String.t()} | {:error, Error.t()}
@@ -21,10 +31,21 @@ defmodule Snakepit.SharedMemory.Adoption do
            {:ok, config} <- Config.fetch(:adopt_region),
            {:ok, seen} <- look(region, target),
            :ok <- Lifecycle.check_size(seen.size, config, :adopt_region),
-           {:ok, _writer} <- take(target, seen, options, config) do
+           {:ok, _writer} <- take(target, seen, options, config, :adopt_region) do
         {:ok, target.id}
       end
     end)
+  end
+
+  @doc "Takes over what a handle names, which was just opened: as `fetch/2` does."
+  @spec take(map(), Target.t(), map(), atom()) :: :ok | {:error, Error.t()}
+  def take(handle, target, options, operation) do
+    with {:ok, config} <- Config.fetch(operation),
+         {:ok, seen} <- look(handle, target),
+         :ok <- Lifecycle.check_size(seen.size, config, operation),
+         {:ok, _writer} <- take(target, seen, options, config, operation) do
+      :ok
+    end
   end
 
   # A handle stands for one value, not for whatever has its name now.
@@ -39,7 +60,7 @@ defmodule Snakepit.SharedMemory.Adoption do
     Error.wrap(Native.inspect_segment(Target.native(target)), :adopt_region, target.id)
   end
 
-  defp take(target, %{size: size, slots: slots} = seen, options, config) do
+  defp take(target, %{size: size, slots: slots} = seen, options, config, operation) do
     record = %{
       Lifecycle.record(target, {size, slots}, options, config)
       | adopted: true,
@@ -47,7 +68,8 @@ defmodule Snakepit.SharedMemory.Adoption do
     }
 
     Sessions.note(options, config)
-    Registry.allocate(record, %{size: size, slots: slots}, :adopt_region)
+    settings = %{size: size, slots: slots, pooled: Pool.serves?(config, target)}
+    Registry.allocate(record, settings, operation)
   end
 
   # Whoever removed the file meanwhile is found out by the job.

@@ -52,6 +52,14 @@ defmodule Snakepit.SharedMemory.Buffer do
 
   def read(_region, other, _opts), do: {:error, not_a_buffer(other)}
 
+  @doc false
+  @spec copy(binary(), t(), atom(), String.t()) :: {:ok, binary()} | {:error, Error.t()}
+  def copy(binary, %__MODULE__{ref: ref} = buffer, operation, id) do
+    Error.wrap(Native.copy_into(ref, binary), operation, id)
+  rescue
+    ArgumentError -> {:error, %{not_a_buffer(buffer) | operation: operation}}
+  end
+
   defp into(reader, ref, buffer, id) do
     with {:error, :dirty} <- Native.read_into(reader, ref) do
       Native.read_into_dirty(reader, ref)

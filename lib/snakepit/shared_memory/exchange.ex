@@ -1,26 +1,15 @@
 defmodule Snakepit.SharedMemory.Exchange do
   @moduledoc false
-  # Values that change hands: put into a sealed region once, then passed on by a handle.
+  # Values that change hands: put into a sealed region once, then passed on by a handle, and looked at in
+  # place. What becomes of them at the other end is in `Fetching`.
 
-  alias Snakepit.SharedMemory.{
-    Access,
-    Error,
-    Lifecycle,
-    Memory,
-    Native,
-    Options,
-    Reading,
-    Recorder,
-    Region
-  }
+  alias Snakepit.SharedMemory.{Access, Error, Lifecycle, Native, Options, Reading, Recorder}
+  alias Snakepit.SharedMemory.{Region, Registry, Source, Table, Target, Telemetry, Writing}
 
-  alias Snakepit.SharedMemory.{Registry, Table, Target, Telemetry, Writing}
-
-  @share Writing.description_schema() ++
+  @share [ttl: {{:nilable, {:integer, 1, 3_155_760_000_000}}, nil}] ++
+           Writing.description_schema() ++
+           Source.schema() ++
            Keyword.drop(Lifecycle.allocate_schema(), [:slots, :notify, :max_readers])
-
-  # Written once and read by few: one slot, nobody waits for a change.
-  @fixed %{slots: 1, notify: false, max_readers: nil}
 
   @spec share(term(), term()) :: {:ok, map()} | {:error, Error.t()}
   def share(data, opts) do
@@ -28,34 +17,27 @@ defmodule Snakepit.SharedMemory.Exchange do
 
     Telemetry.span(:share, nil, bytes, fn ->
       with {:ok, options} <- Options.validate(opts, @share, :share),
-           {:ok, descriptor} <- Writing.descriptor(data, options, :share),
-           {:ok, size} <- capacity(data),
-           {:ok, target, writer} <-
-             Lifecycle.create(size, settings(options, size), :share) do
-        fill(target, writer, data, descriptor)
+           {:ok, options} <- timed(options),
+           {:ok, {target, writer}} <- Source.put(data, options) do
+        seal(target, writer)
       end
     end)
   end
 
-  defp settings(options, size) do
-    options |> Map.merge(@fixed) |> Memory.filled_at_once(size)
+  # Under the name that others give the time in which a result is to be fetched.
+  defp timed(%{ttl: nil} = options), do: {:ok, options}
+  defp timed(%{ttl: ttl, timeout: :default} = options), do: {:ok, %{options | timeout: ttl}}
+
+  defp timed(_options) do
+    {:error,
+     Error.new(:invalid_option, "options :ttl and :timeout say the same",
+       operation: :share,
+       remedy: "leave one of them out"
+     )}
   end
 
-  defp capacity(data) do
-    bytes = IO.iodata_length(data)
-
-    case Native.round_up_capacity(bytes) do
-      {:ok, size} -> {:ok, size}
-      {:error, failure} -> {:error, Error.from_native(failure, :share)}
-    end
-  rescue
-    ArgumentError -> {:error, Writing.not_iodata(data, :share)}
-  end
-
-  # A region that could not be filled is of no use to anybody.
-  defp fill(target, writer, data, descriptor) do
-    with {:ok, _version} <- Writing.put(writer, data, descriptor, target.id, :share),
-         {:ok, _version} <- Writing.seal_writer(writer, target.id, :share),
+  defp seal(target, writer) do
+    with {:ok, _version} <- Writing.seal_writer(writer, target.id, :share),
          {:ok, handle} <- Error.wrap(Native.writer_handle(writer), :share, target.id) do
       {:ok, handle}
     else
@@ -63,32 +45,6 @@ defmodule Snakepit.SharedMemory.Exchange do
         Registry.deallocate(target, :share)
         {:error, error}
     end
-  end
-
-  @spec fetch(term(), term()) :: {:ok, binary()} | {:error, Error.t()}
-  def fetch(handle, opts) do
-    Telemetry.span(:fetch, Target.id(handle), &bytes/1, fn ->
-      with {:ok, options} <- Options.validate(opts, Target.schema(), :fetch),
-           :ok <- check_map(handle),
-           {:ok, target} <- Target.resolve(handle, options, :fetch) do
-        Access.viewed(target, open(handle, target, :fetch))
-      end
-    end)
-  end
-
-  defp bytes({:ok, binary}), do: byte_size(binary)
-
-  # Anything but a handle is an invalid handle here, not some other kind of region.
-  defp check_map(%{"__snakepit_shm__" => _}), do: :ok
-
-  defp check_map(other) do
-    shown = inspect(other, limit: 5, printable_limit: 60)
-
-    {:error,
-     Error.new(:invalid_handle, "invalid handle: #{shown}",
-       operation: :fetch,
-       remedy: "pass the map that share/2 returned, or its JSON decoded with string keys"
-     )}
   end
 
   defp open(handle, target, operation) do
@@ -124,6 +80,8 @@ defmodule Snakepit.SharedMemory.Exchange do
         end)
     end
   end
+
+  defp bytes({:ok, binary}), do: byte_size(binary)
 
   @binary [pin: {:boolean, false}] ++ Target.schema()
 

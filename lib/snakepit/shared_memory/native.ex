@@ -134,6 +134,35 @@ defmodule Snakepit.SharedMemory.Native do
   @spec seal_dirty(writer()) :: answer(version())
   def seal_dirty(_writer), do: stub()
 
+  # Filling a new region of one slot piece by piece, before it has a value; answers where the next
+  # piece goes.
+
+  @spec fill(writer(), non_neg_integer(), iodata()) :: quick(non_neg_integer())
+  def fill(_writer, _offset, _data), do: stub()
+
+  @spec fill_dirty(writer(), non_neg_integer(), iodata()) :: answer(non_neg_integer())
+  def fill_dirty(_writer, _offset, _data), do: stub()
+
+  @spec fill_file(writer(), binary(), non_neg_integer()) :: answer(non_neg_integer())
+  def fill_file(_writer, _path, _len), do: stub()
+
+  @spec fill_from(writer(), writer(), non_neg_integer()) :: answer(non_neg_integer())
+  def fill_from(_larger, _smaller, _len), do: stub()
+
+  @spec fill_publish(writer(), non_neg_integer(), descriptor()) :: answer(version())
+  def fill_publish(_writer, _len, _descriptor), do: stub()
+
+  # The writer's place for another OS process, until it is taken back. Answers the segment's token.
+
+  @spec lend(writer()) :: answer(String.t())
+  def lend(_writer), do: stub()
+
+  @spec take_back(writer()) :: answer(:ok)
+  def take_back(_writer), do: stub()
+
+  @spec is_lent(writer()) :: boolean()
+  def is_lent(_writer), do: stub()
+
   # The exclusive right of one BEAM process; no other's `write`, `write_at` or `seal` gets through.
 
   @spec hold_writer(writer(), pid()) :: answer(:ok)
@@ -235,6 +264,9 @@ defmodule Snakepit.SharedMemory.Native do
   @spec read_into_dirty(reader(), buffer()) :: answer(binary())
   def read_into_dirty(_reader, _buffer), do: stub()
 
+  @spec copy_into(buffer(), binary()) :: answer(binary())
+  def copy_into(_buffer, _binary), do: stub()
+
   @spec buffer_pieces(buffer()) :: non_neg_integer()
   def buffer_pieces(_buffer), do: stub()
 
@@ -242,6 +274,10 @@ defmodule Snakepit.SharedMemory.Native do
 
   @spec open_handle(map(), String.t()) :: answer(binary())
   def open_handle(_handle, _dir), do: stub()
+
+  # And whether it was given away and nobody has taken it.
+  @spec fetch_handle(map(), String.t()) :: answer({binary(), boolean()})
+  def fetch_handle(_handle, _dir), do: stub()
 
   @spec parse_handle(map()) :: answer({String.t(), String.t()})
   def parse_handle(_handle), do: stub()

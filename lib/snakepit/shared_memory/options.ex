@@ -24,6 +24,7 @@ defmodule Snakepit.SharedMemory.Options do
           | :nodes
           | :atom
           | :datetime
+          | :term
           | {:integer, integer(), integer() | :infinity}
           | {:in, [term()]}
           | {:nilable, type()}
@@ -100,6 +101,8 @@ defmodule Snakepit.SharedMemory.Options do
   defp valid?(:nodes, [_ | _] = value), do: proper_list?(value) and Enum.all?(value, &node?/1)
   defp valid?(:nodes, _value), do: false
   defp valid?(:atom, value), do: is_atom(value) and value not in [nil, true, false]
+  # Checked by whoever takes it.
+  defp valid?(:term, _value), do: true
   defp valid?(:datetime, value), do: is_struct(value, DateTime)
   defp valid?({:in, values}, value), do: value in values
   defp valid?({:nilable, type}, value), do: is_nil(value) or valid?(type, value)

@@ -20,7 +20,7 @@ defmodule Snakepit.SharedMemory.Recorder do
   @native [:read, :write]
   # Their calls and errors are counted, and not how long they take. Those that ask what was counted are
   # not among them: they fail when nothing is.
-  @untimed ~w(get_region_info list_regions handle history health_check
+  @untimed ~w(get_region_info list_regions handle history health_check lend_region take_back_region
               set_active unsubscribe release_session release_worker reconfigure increment decrement
               get_count get_references validate_access apply_security_policy secure_cleanup)a
   @events ~w(allocated deallocated sweeps removed corrupted recovered cleared_readers failed

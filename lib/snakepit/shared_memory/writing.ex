@@ -243,6 +243,14 @@ defmodule Snakepit.SharedMemory.Writing do
 
   defp shape(_data, _dtype, shape, _operation) when shape != nil, do: {:ok, shape}
 
+  # Of so many bytes, which are not here.
+  defp shape({:bytes, bytes}, dtype, nil, operation) when is_integer(bytes) do
+    case Dtype.item_size(dtype) do
+      {:ok, size} -> {:ok, [div(bytes, size)]}
+      :error -> {:error, Options.invalid("option :dtype", "an element type", dtype, operation)}
+    end
+  end
+
   defp shape(data, dtype, nil, operation) do
     with {:ok, size} <- Dtype.item_size(dtype) do
       {:ok, [div(IO.iodata_length(data), size)]}

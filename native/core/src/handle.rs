@@ -199,7 +199,7 @@ impl Handle {
         options.remove_if(&options.place()?, &self.token)
     }
 
-    fn of(segment: &Segment, view: &SealedView, generation: u32) -> Self {
+    pub(crate) fn of(segment: &Segment, view: &SealedView, generation: u32) -> Self {
         let descriptor = view.descriptor();
         let (dtype, shape) = match descriptor.format() {
             DataFormat::Numpy => (descriptor.dtype().to_owned(), descriptor.shape()),

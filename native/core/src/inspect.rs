@@ -278,7 +278,9 @@ impl Look {
         // Whoever cannot look into the table condemns nobody.
         let look = |key| self.participant.as_ref().is_none_or(|p| p.is_alive(key));
         let is_alive = |key| *living.entry(key).or_insert_with(|| look(key));
-        Ok(reclaim::is_orphan(self.state()?, writer, since, is_alive))
+        let lender = u64_at(&self.head, header::LENDER);
+        let state = self.state()?;
+        Ok(reclaim::is_orphan(state, writer, lender, since, is_alive))
     }
 
     fn published(&self) -> Result<(u64, usize)> {

@@ -55,6 +55,12 @@ pub(crate) mod header {
     /// `orphaned: u64`, CLOCK_MONOTONIC nanoseconds when somebody first saw that the writer is gone
     /// and may come back; 0 = it is there, or gone for good.
     pub const ORPHANED: usize = 152;
+    /// `ttl: u64`, nanoseconds for which a sealed segment that its writer has given away waits for somebody to
+    /// take it; 0 = it was not given away.
+    pub const TTL: usize = 160;
+    /// `lender: u64`, the participant key of whoever has lent the writer's place to others and owns the segment
+    /// meanwhile; 0 = nobody.
+    pub const LENDER: usize = 168;
     /// `takeovers: u64`, writers that followed a dead one.
     pub const TAKEOVERS: usize = 192;
     /// `discarded: u64`, half-written values that a takeover discarded.
@@ -108,7 +114,9 @@ const _: () = {
     assert!(header::STATE == 2 * CACHE_LINE && header::WRITER % 8 == 0);
     assert!(header::PINNABLE == header::REMOVED + 4 && header::PINNABLE + 4 <= header::ORPHANED);
     assert!(control::PINS % 8 == 0 && control::PINS + 8 <= READER_TABLE);
-    assert!(header::ORPHANED % 8 == 0 && header::ORPHANED + 8 <= header::TAKEOVERS);
+    assert!(header::ORPHANED % 8 == 0 && header::ORPHANED + 8 <= header::TTL);
+    assert!(header::TTL % 8 == 0 && header::TTL + 8 <= header::LENDER);
+    assert!(header::LENDER % 8 == 0 && header::LENDER + 8 <= header::TAKEOVERS);
     assert!(header::DISCARDED + 8 <= 4 * CACHE_LINE);
     assert!(IDENTITY_AT + IDENTITY_LEN <= MIN_CAPACITY);
     assert!(slot::SHAPE + 24 == SLOT_HEADER && SLOT_HEADER == CACHE_LINE);

@@ -227,6 +227,11 @@ impl CleanupOptions {
                 report.next_due = Some(due);
                 format!("its writer may come back within {left:?}")
             }
+            Verdict::Given(left) => {
+                let due = report.next_due.map_or(*left, |d| d.min(*left));
+                report.next_due = Some(due);
+                format!("given away, may be taken within {left:?}")
+            }
             Verdict::Free(why) => (*why).to_owned(),
         };
         let due = swept.removed || (self.dry_run && matches!(swept.verdict, Verdict::Free(_)));

@@ -78,6 +78,9 @@ fn publish(
 impl SegmentWriter {
     /// Lends the next slot to be filled in place.
     ///
+    /// Of a segment with one slot and no value yet, each loan is of that slot, and has what the one before has
+    /// left in it: so it can be filled piece by piece, with other calls in between.
+    ///
     /// # Errors
     ///
     /// [`ShmError::Unsupported`] for the second value of a one-slot segment, and those of

@@ -226,6 +226,28 @@ impl Mapping {
         self.header_u64(header::ORPHANED).load(Ordering::Relaxed)
     }
 
+    /// `ttl`, for whoever has mapped the header writable.
+    pub(crate) fn ttl(&self) -> &AtomicU64 {
+        assert_eq!(self.access, Access::Writer);
+        self.header_u64(header::TTL)
+    }
+
+    /// What `ttl` says, for everybody.
+    pub(crate) fn ttl_now(&self) -> u64 {
+        self.header_u64(header::TTL).load(Ordering::Relaxed)
+    }
+
+    /// `lender`, for whoever has mapped the header writable.
+    pub(crate) fn lender(&self) -> &AtomicU64 {
+        assert_eq!(self.access, Access::Writer);
+        self.header_u64(header::LENDER)
+    }
+
+    /// What `lender` says, for everybody.
+    pub(crate) fn lender_now(&self) -> u64 {
+        self.header_u64(header::LENDER).load(Ordering::Relaxed)
+    }
+
     /// `takeovers`.
     pub(crate) fn takeovers(&self) -> &AtomicU64 {
         self.header_u64(header::TAKEOVERS)

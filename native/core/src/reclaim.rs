@@ -30,6 +30,8 @@ use std::time::Duration;
 
 /// How long a crashed writer's segment waits for another to take over, unless configured otherwise.
 pub(crate) const GRACE: Duration = Duration::from_secs(10);
+/// The longest that a segment which was given away waits for somebody to take it.
+pub const MAX_TTL: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// What this process was told about that, by namespace.
 static GRACES: fork::PerProcess<Mutex<HashMap<Place, Duration>>> = fork::PerProcess::new();
 /// A process without a reaper looks at its namespace no more often than this.
@@ -50,20 +52,29 @@ fn graces() -> MutexGuard<'static, HashMap<Place, Duration>> {
 }
 
 /// Whether a segment waits for another writer: its own has died, or has given it up. `writer` is whose claim
-/// it is, `since` the time since when nobody has it, as far as anybody has noticed.
+/// it is, `lender` who has lent it, `since` the time since when nobody has it, as far as anybody has noticed.
 pub(crate) fn is_orphan(
     state: SegmentState,
     writer: u64,
+    lender: u64,
     since: u64,
-    is_alive: impl FnOnce(u64) -> bool,
+    mut is_alive: impl FnMut(u64) -> bool,
 ) -> bool {
     match (state, writer) {
         (SegmentState::Closed, _) => false,
+        // It has an owner, who waits for what others fill in.
+        _ if lender != 0 && is_alive(lender) => false,
         // Closed after the seal rather than released.
         (SegmentState::Sealed, 0) => since != 0,
         (SegmentState::Active, 0) => true,
         (_, writer) => !is_alive(writer),
     }
+}
+
+/// Whether somebody who lives has lent the segment, and owns it.
+pub(crate) fn is_lent(mapping: &Mapping, participant: &Participant) -> bool {
+    let lender = mapping.lender_now();
+    lender != 0 && participant.is_alive(lender)
 }
 
 /// What a segment is, to those who clean up.
@@ -75,6 +86,8 @@ pub(crate) enum Verdict {
     Read(usize),
     /// Its writer has gone and may come back within this time.
     Grace(Duration),
+    /// Its writer has given it away, and somebody may take it within this time.
+    Given(Duration),
     /// Nobody uses it, because:
     Free(&'static str),
 }
@@ -172,8 +185,14 @@ pub(crate) fn verdict(
         }
         at => at,
     };
-    match grace.checked_sub(Duration::from_nanos(now - since)) {
+    // Only what nobody has is given away; what is written there is as hostile as all else.
+    let given = mapping.ttl().load(Ordering::Relaxed);
+    let given = (given != 0 && writer == 0).then(|| Duration::from_nanos(given).min(MAX_TTL));
+    let waited = Duration::from_nanos(now - since);
+    match given.unwrap_or(grace).checked_sub(waited) {
+        Some(left) if !left.is_zero() && given.is_some() => Verdict::Given(left),
         Some(left) if !left.is_zero() => Verdict::Grace(left),
+        _ if given.is_some() => Verdict::Free("given away, and nobody took it in its time"),
         _ if writer == 0 => Verdict::Free("released, and nobody took over"),
         _ => Verdict::Free("its writer died"),
     }

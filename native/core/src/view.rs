@@ -5,6 +5,7 @@ use crate::error::{Resource, Result, ShmError};
 use crate::hazard;
 use crate::layout::flags;
 use crate::mapping::{PinToken, SealProof};
+use crate::participant::Participant;
 use crate::platform::{self, fork};
 use crate::reclaim;
 use crate::segment::{Segment, corrupted};
@@ -118,7 +119,19 @@ impl Attachment {
         if inherited || !segment.mapping.geometry().has(flags::POOLED) {
             return Ok(Self::uncounted(segment));
         }
-        let entry = take_entry(&segment, None, participant.key())?;
+        Self::registered(segment, participant.key())
+    }
+
+    /// Of a writer that lends its place, counted always.
+    pub(crate) fn of_lender(segment: Arc<Segment>) -> Result<Self> {
+        match segment.participant.clone() {
+            Some(participant) => Self::registered(segment, participant.key()),
+            None => Err(corrupted(&segment.name, "writer without participant")),
+        }
+    }
+
+    fn registered(segment: Arc<Segment>, key: u64) -> Result<Self> {
+        let entry = take_entry(&segment, None, key)?;
         let mut attachment = Self::uncounted(segment);
         match entry {
             Some(entry) => attachment.entry = Some(entry),
@@ -320,6 +333,20 @@ impl SealedView {
             descriptor,
             attachment,
         })
+    }
+
+    /// Whether its writer has given it away ([`SegmentWriter::give_away`]) and it is nobody's: nobody has taken
+    /// it, and nobody had lent it.
+    ///
+    /// [`SegmentWriter::give_away`]: crate::SegmentWriter::give_away
+    pub fn is_given_away(&self) -> bool {
+        let segment = self.segment();
+        let mapping = &*segment.mapping;
+        let lent = |p: &Arc<Participant>| reclaim::is_lent(mapping, p);
+        // Acquire pairs with the Release of the claim: the time is there with it.
+        mapping.writer_key().load(Ordering::Acquire) == 0
+            && mapping.ttl_now() != 0
+            && !segment.participant.as_ref().is_some_and(lent)
     }
 
     /// Whether the bytes are still there: `false` when the file was cut under the view, which then

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Mutex, PoisonError};
 
-use rustler::{Encoder, Env, Resource, ResourceArc, Term};
+use rustler::{Binary, Encoder, Env, OwnedBinary, Resource, ResourceArc, Term};
 use snakepit_shm::{Resource as Exhausted, SegmentReader, ShmError, Sink};
 
 use crate::error::{Answer, Failure};
@@ -215,6 +215,38 @@ fn read_within<'a>(
         let len = reader.read_to(&mut target)?.len;
         Ok((target.into_term(env, len), len))
     })
+}
+
+/// A binary in a piece of the buffer that is equal to another, or in memory of its own where there is no piece
+/// free or it is longer than they are.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn copy_into<'a>(env: Env<'a>, buffer: &BufferResource, data: Binary<'a>) -> Answer<Term<'a>> {
+    let hold = &buffer.0;
+    let fits = |pool: &&Arc<Pool>| data.len() <= pool.size;
+    let piece = match hold.0.as_ref().filter(fits) {
+        Some(pool) => pool.take("buffer")?,
+        None => None,
+    };
+    let Some(memory) = piece else {
+        let mut plain = OwnedBinary::new(data.len()).ok_or(ShmError::ResourceExhausted {
+            name: None,
+            resource: Exhausted::AddressSpace,
+            needed: data.len() as u64,
+            available: None,
+        })?;
+        plain.as_mut_slice().copy_from_slice(&data);
+        return Ok(plain.release(env).to_term(env));
+    };
+    let mut piece = Piece {
+        memory,
+        len: data.len(),
+        pool: hold.clone(),
+    };
+    if let Some(room) = piece.memory.get_mut(..data.len()) {
+        room.copy_from_slice(&data);
+    }
+    let binary = ResourceArc::new(piece).make_binary(env, Piece::value);
+    Ok(binary.to_term(env))
 }
 
 /// How many pieces there are.

@@ -13,6 +13,8 @@ pub enum Failure {
     Shm(ShmError),
     /// Another process of this VM has the exclusive right to write the segment of this name.
     Held(String),
+    /// Another OS process has the writer's place of the segment of this name.
+    Lent(String),
     /// Each call is told to others: call the function without `_quick`, from where that is done.
     Traced,
     /// Too much for a normal scheduler, or a lock is held: call the `_dirty` twin.
@@ -41,6 +43,12 @@ impl Encoder for Failure {
                     "segment busy: another process of this VM has the right to write {name}"
                 );
                 let remedy = "wait for the right by with_writer/3; its holder's death frees it";
+                (atoms::segment_busy(), message, name, remedy).encode(env)
+            }
+            Self::Lent(name) => {
+                let message = format!("segment busy: {name} is lent to another OS process");
+                let remedy =
+                    "wait until that one has filled it, or take it back by take_back_region/2";
                 (atoms::segment_busy(), message, name, remedy).encode(env)
             }
             Self::Shm(error) => {

@@ -15,6 +15,24 @@ fn open_handle<'a>(env: Env<'a>, handle: Term<'a>, dir: String) -> NifResult<Ans
     Ok(open(env, &value, &dir))
 }
 
+/// The same, and whether whoever shared it has given it away and nobody has taken it yet.
+#[rustler::nif(schedule = "DirtyIo")]
+fn fetch_handle<'a>(
+    env: Env<'a>,
+    handle: Term<'a>,
+    dir: String,
+) -> NifResult<Answer<(Term<'a>, bool)>> {
+    let value = json::to_value(handle)?;
+    Ok(fetch(env, &value, &dir))
+}
+
+fn fetch<'a>(env: Env<'a>, value: &serde_json::Value, dir: &str) -> Answer<(Term<'a>, bool)> {
+    let handle = Handle::from_value(value)?;
+    let view = making_room(|| handle.open(dir))?;
+    let given = view.is_given_away();
+    Ok((ViewResource::binary(env, view).to_term(env), given))
+}
+
 fn open<'a>(env: Env<'a>, value: &serde_json::Value, dir: &str) -> Answer<Term<'a>> {
     let handle = Handle::from_value(value)?;
     let view = making_room(|| handle.open(dir))?;

@@ -17,6 +17,7 @@ mod buffer;
 mod capabilities;
 mod cleanup;
 mod error;
+mod filling;
 mod handle;
 mod health;
 mod listing;

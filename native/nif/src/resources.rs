@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use arc_swap::{ArcSwapOption, Guard};
 use rustler::{Binary, Encoder, Env, LocalPid, Resource, ResourceArc, Term};
-use snakepit_shm::{Pinned, Pool, SealedView, SegmentReader, SegmentWriter, ShmError};
+use snakepit_shm::{
+    Handle, Lent, Pinned, Pool, SealedView, SegmentReader, SegmentWriter, ShmError,
+};
 
 use crate::error::{Answer, Failure};
 use crate::tally::{Meter, Stripe, Tallies, Tally};
@@ -18,6 +20,8 @@ pub struct WriterResource {
     /// never waits; looked at under it, so that whoever has had the lock since knows of it.
     holder: AtomicU64,
     writer: Mutex<Option<SegmentWriter>>,
+    /// While another OS process has the writer's place. Locked by whoever has the lock of `writer`.
+    lent: Mutex<Option<Lent>>,
     written: Stripe,
     viewed: Stripe,
     tallies: Arc<Tallies>,
@@ -47,6 +51,7 @@ impl WriterResource {
             capacity: writer.capacity(),
             holder: AtomicU64::new(0),
             writer: Mutex::new(Some(writer)),
+            lent: Mutex::new(None),
             written: Stripe::default(),
             viewed: Stripe::default(),
             tallies: Arc::default(),
@@ -147,14 +152,101 @@ impl WriterResource {
         self.lock().take().ok_or_else(|| self.closed())
     }
 
-    /// Takes the writer out for good and removes its segment.
+    /// Lends the writer's place to another OS process, and says which segment that is; again, when it was lent
+    /// before and that one has given it back or died.
+    pub fn lend(&self, env: Env<'_>) -> Answer<String> {
+        let mut guard = self.lock();
+        self.check_right(env)?;
+        self.retake(&mut guard)?;
+        let writer = guard.take().ok_or_else(|| self.closed())?;
+        match writer.lend() {
+            Ok(lent) => {
+                let incarnation = lent.incarnation().to_owned();
+                *self.lent() = Some(lent);
+                Ok(incarnation)
+            }
+            Err(failed) => {
+                let (writer, error) = *failed;
+                *guard = Some(writer);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Whether another OS process has the writer's place, or may take it; also while it is being taken back.
+    /// Never waits.
+    pub fn is_lent(&self) -> bool {
+        match self.lent.try_lock() {
+            Ok(lent) => lent.is_some(),
+            Err(TryLockError::Poisoned(lent)) => lent.into_inner().is_some(),
+            Err(TryLockError::WouldBlock) => true,
+        }
+    }
+
+    /// Takes the writer's place back if it was lent.
+    pub fn take_back(&self) -> Answer<()> {
+        self.retake(&mut self.lock())
+    }
+
+    fn retake(&self, guard: &mut MutexGuard<'_, Option<SegmentWriter>>) -> Answer<()> {
+        let mut place = self.lent();
+        let Some(lent) = place.take() else {
+            return Ok(());
+        };
+        match lent.take_back() {
+            Ok(writer) => **guard = Some(writer),
+            Err(failed) => {
+                let (lent, error) = *failed;
+                *place = Some(lent);
+                return Err(error.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// The sealed value and its handle, whoever has the writer's place.
+    pub fn sealed(&self) -> Answer<SealedView> {
+        let guard = self.lock();
+        if let Some(writer) = guard.as_ref() {
+            return Ok(writer.sealed()?);
+        }
+        let view = self.lent().as_ref().map(Lent::sealed);
+        Ok(view.ok_or_else(|| self.closed())??)
+    }
+
+    /// [`Self::sealed`], its handle alone.
+    pub fn handle(&self) -> Answer<Handle> {
+        let guard = self.lock();
+        if let Some(writer) = guard.as_ref() {
+            return Ok(writer.handle()?);
+        }
+        let handle = self.lent().as_ref().map(Lent::handle);
+        Ok(handle.ok_or_else(|| self.closed())??)
+    }
+
+    /// Takes the writer out for good and removes its segment. What is lent is taken back or, while the other
+    /// one has it, removed under its hands.
     pub fn discard(&self) -> Answer<()> {
-        let writer = self.take()?;
+        let mut guard = self.lock();
+        if let Err(failure) = self.retake(&mut guard) {
+            let lent = self.lent().take();
+            drop(guard);
+            return match lent {
+                Some(lent) => Ok(lent.remove()?),
+                None => Err(failure),
+            };
+        }
+        let writer = guard.take().ok_or_else(|| self.closed())?;
+        drop(guard);
         match &self.pool {
             Some(pool) => pool.retire(writer).map(|_kept| ())?,
             None => writer.remove()?,
         }
         Ok(())
+    }
+
+    fn lent(&self) -> MutexGuard<'_, Option<Lent>> {
+        self.lent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<SegmentWriter>> {
@@ -169,7 +261,11 @@ impl WriterResource {
         work(guard.as_mut().ok_or_else(|| self.closed())?)
     }
 
+    /// There is no writer: gone for good, or lent.
     fn closed(&self) -> Failure {
+        if self.lent().is_some() {
+            return Failure::Lent(self.name.clone());
+        }
         Failure::Shm(ShmError::Closed {
             name: self.name.clone(),
         })

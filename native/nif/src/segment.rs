@@ -44,15 +44,17 @@ fn attach_writer(segment: Segment) -> Answer<ResourceArc<WriterResource>> {
 }
 
 /// Takes over a segment that nobody writes any more, sealed or not, if it has the size and the slots that
-/// the caller has seen: another may have its name by now.
+/// the caller has seen: another may have its name by now. In the end its memory goes to the VM's pool, if it is
+/// to.
 #[rustler::nif(schedule = "DirtyIo")]
 fn adopt(segment: Segment) -> Answer<ResourceArc<WriterResource>> {
     let name = segment.name.clone();
     let seen = (segment.size, segment.slots);
+    let pool = segment.pool()?;
     let options = segment.options();
     let writer = making_room(|| options.adopt())?;
     if seen == (Some(writer.capacity() as u64), Some(writer.slots() as u64)) {
-        return Ok(WriterResource::new(writer));
+        return Ok(WriterResource::pooled(writer, pool));
     }
     writer.release()?;
     Err(ShmError::NotFound { name }.into())
@@ -79,7 +81,7 @@ fn inspect_pages(segment: Segment) -> Answer<PagesTerm> {
 }
 
 /// What tells whether a segment is in use: its version, and how many readers of other OS processes
-/// that live are attached. Looks without attaching.
+/// that live are attached; a writer there, who fills what it was lent, is one more. Looks without attaching.
 #[rustler::nif(schedule = "DirtyIo")]
 fn usage(segment: Segment) -> Answer<(u64, u64)> {
     let report = segment.options().inspect()?;
@@ -91,7 +93,12 @@ fn usage(segment: Segment) -> Answer<(u64, u64)> {
             .is_none_or(|process| process.pid != own);
         foreign && reader.alive != Some(false)
     });
-    Ok((report.version, others.count() as u64))
+    let writer = report
+        .writer
+        .as_ref()
+        .is_some_and(|writer| writer.pid != own);
+    let filled = writer && report.writer_alive != Some(false);
+    Ok((report.version, others.count() as u64 + u64::from(filled)))
 }
 
 /// The smallest capacity that holds so many bytes.

@@ -77,7 +77,7 @@ fn write_all(
     }))
 }
 
-fn too_long(writer: &WriterResource, len: usize) -> Failure {
+pub fn too_long(writer: &WriterResource, len: usize) -> Failure {
     Failure::Shm(ShmError::OutOfBounds {
         name: writer.name().to_owned(),
         offset: 0,
@@ -86,7 +86,7 @@ fn too_long(writer: &WriterResource, len: usize) -> Failure {
     })
 }
 
-fn over_budget(budget: Budget) -> Failure {
+pub fn over_budget(budget: Budget) -> Failure {
     if budget.dirty() {
         let reason = format!(
             "a list of more than {} cells, flatten it first",
@@ -204,14 +204,14 @@ fn settle_writer_dirty(writer: &WriterResource) -> Answer<Atom> {
 /// Zero-copy binary of a sealed segment, from the writer's own mapping.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn writer_binary<'a>(env: Env<'a>, writer: &WriterResource) -> Answer<Term<'a>> {
-    let view = writer.with(|writer| Ok(writer.sealed()?))?;
+    let view = writer.sealed()?;
     Ok(ViewResource::binary(env, view).to_term(env))
 }
 
 /// The handle of a sealed segment.
 #[rustler::nif(schedule = "DirtyIo")]
 fn writer_handle<'a>(env: Env<'a>, writer: &WriterResource) -> Answer<Term<'a>> {
-    let handle = writer.with(|writer| Ok(writer.handle()?))?;
+    let handle = writer.handle()?;
     Ok(json::to_term(env, &handle.to_value()))
 }
 

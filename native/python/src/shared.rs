@@ -3,10 +3,11 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
-use snakepit_shm::{Descriptor, OwnedLoan, SegmentWriter, ShmError};
+use snakepit_shm::{Descriptor, Left, OwnedLoan, SegmentWriter, ShmError};
 
 use crate::error::{Failure, Outcome};
 use crate::fork::Tied;
@@ -32,6 +33,10 @@ enum State {
     Loaned {
         loan: Tied<OwnedLoan>,
         brief: bool,
+    },
+    /// Given up while arrays over its slots live.
+    Left {
+        _mapped: Left,
     },
     Closed,
 }
@@ -100,7 +105,7 @@ impl Shared {
             State::Free(writer) if writer.is_inherited() => Err(self.inherited()),
             State::Free(writer) => writer.get_mut().ok_or_else(|| self.closed_error().into()),
             State::Loaned { .. } => Err(self.loaned()),
-            State::Closed => Err(self.closed_error().into()),
+            State::Left { .. } | State::Closed => Err(self.closed_error().into()),
         }
     }
 
@@ -109,7 +114,9 @@ impl Shared {
         self.free(state)?;
         match std::mem::replace(state, State::Closed) {
             State::Free(writer) => writer.into_inner().ok_or_else(|| self.inherited()),
-            State::Loaned { .. } | State::Closed => Err(self.closed_error().into()),
+            State::Loaned { .. } | State::Left { .. } | State::Closed => {
+                Err(self.closed_error().into())
+            }
         }
     }
 
@@ -183,7 +190,7 @@ impl Shared {
         end: impl FnOnce(SegmentWriter) -> snakepit_shm::Result<()>,
     ) -> Outcome<()> {
         let mut state = self.lock();
-        if matches!(*state, State::Closed) {
+        if matches!(*state, State::Left { .. } | State::Closed) {
             return Ok(());
         }
         self.free(&mut state)?;
@@ -200,6 +207,30 @@ impl Shared {
         let writer = self.take(&mut state)?;
         self.closed.store(true, Ordering::Release);
         Ok(end(writer)?)
+    }
+
+    /// Gives the sealed segment away; says whether no array in its slots is left. The caller holds no GIL.
+    pub(crate) fn give_away(&self, ttl: Duration) -> Outcome<bool> {
+        let mut state = self.lock();
+        let used = Arc::strong_count(&self.exported) > 1;
+        self.free(&mut state)?.give_away(ttl, used)?;
+        Ok(!used)
+    }
+
+    /// Gives the writer's place up, arrays or not, which keep the memory mapped. The caller holds no GIL.
+    pub(crate) fn leave(&self) -> Outcome<()> {
+        let mut state = self.lock();
+        let used = Arc::strong_count(&self.exported) > 1;
+        let writer = self.take(&mut state)?;
+        self.closed.store(true, Ordering::Release);
+        if used {
+            *state = State::Left {
+                _mapped: writer.leave(),
+            };
+        } else {
+            writer.release()?;
+        }
+        Ok(())
     }
 
     fn closed_error(&self) -> ShmError {

@@ -14,6 +14,7 @@ use crate::error::Outcome;
 use crate::handle;
 use crate::loan::{Loan, Slot};
 use crate::options::{self, Given};
+use crate::seconds::Seconds;
 use crate::shared::Shared;
 use crate::view::Keeper;
 
@@ -245,6 +246,28 @@ impl Writer {
     fn release(&self, py: Python<'_>) -> Outcome<()> {
         self.kept.release(py, &self.shared.name)?;
         py.detach(|| self.shared.end(SegmentWriter::release))
+    }
+
+    /// Gives a sealed segment away, to be removed after so many seconds if nobody has taken it. Arrays in its
+    /// slots, and views of it, may live on.
+    fn give_away(&self, py: Python<'_>, ttl: Seconds) -> Outcome<()> {
+        let unused = py.detach(|| self.shared.give_away(ttl.0))?;
+        if unused {
+            py.detach(|| self.shared.end(SegmentWriter::release))?;
+        }
+        Ok(())
+    }
+
+    /// [`Self::release`], though arrays over its slots may live.
+    fn _leave(&self, py: Python<'_>) -> Outcome<()> {
+        py.detach(|| self.shared.leave())
+    }
+
+    /// Random id of this very segment, as in handles.
+    #[getter]
+    fn _incarnation(&self, py: Python<'_>) -> Outcome<String> {
+        self.shared
+            .with(py, |writer| Ok(writer.incarnation().to_owned()))
     }
 
     /// Removes the segment; its memory goes to this process's pool if it may be kept. Says whether.

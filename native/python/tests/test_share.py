@@ -133,6 +133,55 @@ def test_a_transferred_value_belongs_to_whoever_has_the_handle(place: Place) -> 
     assert place.files() == []
 
 
+def test_a_transferred_value_that_nobody_takes_goes_after_its_ttl(place: Place) -> None:
+    out = place.run(
+        """
+        import json, snakepit_shm
+        long = snakepit_shm.share(b"long", transfer=True)
+        short = snakepit_shm.share(b"short", transfer=True, ttl=0.001)
+        print(json.dumps([long, short]))
+        """
+    )
+    long, short = json.loads(out)
+
+    def only_one_left() -> bool:
+        shm.cleanup(**place.where, grace=3600.0)
+        return [item.name for item in shm.list_segments(**place.where)] == [long["name"]]
+
+    until(only_one_left)
+    with pytest.raises(shm.NotFoundError):
+        place.resolve(short)
+    assert bytes(place.resolve(long)) == b"long"
+    # No grace takes what still has its time.
+    shm.cleanup(**place.where, grace=0.0)
+    place.release(long)
+    assert place.files() == []
+
+
+@pytest.mark.parametrize("ttl", [0, -1.0, float("nan"), float("inf"), 8 * 24 * 3600.0])
+def test_a_ttl_that_is_none_is_refused_and_leaves_nothing(place: Place, ttl: float) -> None:
+    with pytest.raises(shm.InvalidOptionError):
+        place.share(b"x", transfer=True, ttl=ttl)
+    assert place.files() == []
+
+
+def test_who_gives_a_segment_away_may_go_on_looking(place: Place) -> None:
+    writer = place.create(slots=1)
+    with pytest.raises(shm.NotSealedError):
+        writer.give_away(60)
+    with writer.loan((512,), "f8") as array:
+        array[:] = 1.5
+    writer.seal()
+    handle = writer.handle()
+    writer.give_away(60.0)
+    assert array.sum() == 768.0
+    del array
+    writer.close()
+    assert place.resolve(handle).sum() == 768.0
+    place.release(handle)
+    assert place.files() == []
+
+
 def test_what_is_not_released_goes_with_the_interpreter(place: Place) -> None:
     out = place.run(
         """

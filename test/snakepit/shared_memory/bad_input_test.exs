@@ -58,6 +58,8 @@ defmodule Snakepit.SharedMemory.BadInputTest do
       write_many: [:values, :options],
       buffer: [:size, :options],
       read_into: [:region, :buffer, :options],
+      lend_region: [:region, :options],
+      take_back_region: [:region, :options],
       seal: [:region, :options],
       binary: [:region, :options],
       share: [:iodata, :options],

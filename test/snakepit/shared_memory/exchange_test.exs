@@ -273,6 +273,61 @@ defmodule Snakepit.SharedMemory.ExchangeTest do
     assert binary == "theirs"
   end
 
+  describe "fetch" do
+    setup %{place: place} do
+      {:ok, handle: share!(<<1, 2, 3, 4>>, place, dtype: :u16)}
+    end
+
+    test "checks its options", %{place: place, handle: handle} do
+      for options <- [
+            [adopt: 1],
+            [as: :list],
+            [into: 5],
+            [into: self()],
+            [into: "x", as: :tensor],
+            [into: "x", adopt: true],
+            [owner: 1]
+          ] do
+        assert code(SharedMemory.fetch(handle, options ++ place)) == :invalid_option
+      end
+
+      {:error, error} = SharedMemory.fetch(handle, [adpot: true] ++ place)
+      assert error.message =~ "did you mean :adopt?"
+    end
+
+    test "into a buffer, as often as there is room and beyond", context do
+      %{place: place, handle: handle} = context
+      buffer = SharedMemory.buffer!(4096, copies: 2)
+      all = for _ <- 1..5, do: SharedMemory.fetch!(handle, [into: buffer] ++ place)
+      assert all == List.duplicate(<<1, 2, 3, 4>>, 5)
+      assert Native.buffer_pieces(buffer.ref) == 2
+      small = SharedMemory.buffer!(1)
+      assert SharedMemory.fetch!(handle, [into: small] ++ place) == <<1, 2, 3, 4>>
+      made_up = %{buffer | ref: make_ref()}
+      assert code(SharedMemory.fetch(handle, [into: made_up] ++ place)) == :invalid_argument
+      assert fetch(handle, place) == {:ok, <<1, 2, 3, 4>>}
+    end
+
+    test "into a region, with what the handle says of the value", context do
+      %{place: place, handle: handle} = context
+      id = SharedMemory.allocate_region!(4096, place)
+      assert SharedMemory.fetch!(handle, [into: id] ++ place) == 2
+      assert %{dtype: "<u2", shape: [2]} = SharedMemory.get_region_info!(id, place)
+      region = SharedMemory.map_region!(id, place)
+      raw = share!("plain", place)
+      assert SharedMemory.fetch!(raw, [into: region] ++ place) == 4
+      assert SharedMemory.read!(region) == "plain"
+      assert %{format: :raw} = SharedMemory.get_region_info!(id, place)
+
+      looking = SharedMemory.map_region!(id, [access_mode: :read_only] ++ place)
+      refused = SharedMemory.fetch(handle, [into: looking] ++ place)
+      assert code(refused) == :permission_denied
+      assert code(SharedMemory.fetch(handle, [into: "nobody"] ++ place)) == :not_found
+      # What is ours is not removed for having been copied.
+      assert fetch(handle, place) == {:ok, <<1, 2, 3, 4>>}
+    end
+  end
+
   test "the owner may be another process", %{place: place, dir: dir} do
     {:ok, owner} = in_process(fn -> :ok end)
     {handle, sharer} = in_process(fn -> share!("kept", place, owner: owner) end)

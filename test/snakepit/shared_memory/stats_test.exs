@@ -177,6 +177,8 @@ defmodule Snakepit.SharedMemory.StatsTest do
       reconfigure: fn -> SharedMemory.reconfigure(no: 1) end,
       release_session: fn -> SharedMemory.release_session(nil) end,
       release_worker: fn -> SharedMemory.release_worker(nil) end,
+      lend_region: fn -> SharedMemory.lend_region(nobody, place) end,
+      take_back_region: fn -> SharedMemory.take_back_region(nobody, place) end,
       set_active: fn -> SharedMemory.set_active(make_ref(), true) end,
       unsubscribe: fn -> SharedMemory.unsubscribe(:no) end,
       increment: fn -> ReferenceCounter.increment(nobody, self(), place) end,

@@ -70,11 +70,11 @@ defmodule Snakepit.SharedMemory.Health.Segments do
 
   defp wrong(_record, nil, _mappings), do: :not_listed
 
-  defp wrong(%{target: %{id: id}}, report, mappings) do
+  defp wrong(%{target: %{id: id, key: key}}, report, mappings) do
     writer = report.platform_handle.writer_pid
 
     cond do
-      Integer.to_string(writer) != System.pid() ->
+      Integer.to_string(writer) != System.pid() and not lent?(key) ->
         {"region #{id} is ours, but process #{writer} is its writer", %{writer_pid: writer},
          "deallocate it here; the other process took it over, or its file was damaged"}
 
@@ -84,6 +84,13 @@ defmodule Snakepit.SharedMemory.Health.Segments do
 
       true ->
         nil
+    end
+  end
+
+  defp lent?(key) do
+    case Table.writer(key) do
+      nil -> false
+      writer -> Native.is_lent(writer)
     end
   end
 

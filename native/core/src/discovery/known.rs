@@ -96,7 +96,7 @@ impl Known {
             generation: mapping.generation().load(Ordering::Relaxed),
             state,
             len: if whole { len as usize } else { 0 },
-            orphaned: reclaim::is_orphan(state, key, since, is_alive),
+            orphaned: reclaim::is_orphan(state, key, mapping.lender_now(), since, is_alive),
         })
     }
 }

@@ -38,6 +38,8 @@ impl Mapping {
         for (word, value) in [
             (self.publish(), 0),
             (self.orphaned(), 0),
+            (self.ttl(), 0),
+            (self.lender(), 0),
             (self.takeovers(), 0),
             (self.discarded(), 0),
             (self.pins(), 0),

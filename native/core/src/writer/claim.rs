@@ -41,7 +41,7 @@ impl SegmentOptions {
     /// [`ShmError::SegmentBusy`] while a living process (this one included) holds the claim,
     /// [`ShmError::Sealed`], and those of [`SegmentOptions::attach_reader`].
     pub fn attach_writer(&self) -> Result<SegmentWriter> {
-        self.follow(false)
+        self.follow(For::Writing)
     }
 
     /// [`Self::attach_writer`] for whoever means to keep the segment rather than to write it: a sealed one
@@ -65,14 +65,15 @@ impl SegmentOptions {
     ///
     /// # Errors
     ///
-    /// As [`Self::attach_writer`], without [`ShmError::Sealed`].
+    /// As [`Self::attach_writer`], without [`ShmError::Sealed`]; [`ShmError::SegmentBusy`] also while a living
+    /// process has lent it.
     pub fn adopt(&self) -> Result<SegmentWriter> {
-        self.follow(true)
+        self.follow(For::Keeping)
     }
 
-    fn follow(&self, sealed_too: bool) -> Result<SegmentWriter> {
+    fn follow(&self, what: For) -> Result<SegmentWriter> {
         let (segment, _) = Segment::open(self, true)?;
-        claim(&segment, sealed_too)?;
+        claim(&segment, what)?;
         let lookout = Lookout::of_next(&*segment.mapping, platform::barrier::register);
         let mut writer = SegmentWriter::new(segment, lookout);
         if let Err(error) = writer.resume() {
@@ -84,8 +85,19 @@ impl SegmentOptions {
     }
 }
 
+/// What the claim is taken for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum For {
+    /// Of what is not sealed; also of what was lent.
+    Writing,
+    /// Of what nobody owns.
+    Keeping,
+    /// Of what this process has lent.
+    TakingBack,
+}
+
 /// Takes the writer claim, or says who has it.
-fn claim(segment: &Segment, sealed_too: bool) -> Result<()> {
+pub(super) fn claim(segment: &Segment, what: For) -> Result<()> {
     let Some(participant) = &segment.participant else {
         return Err(corrupted(&segment.name, "writer without participant"));
     };
@@ -100,6 +112,14 @@ fn claim(segment: &Segment, sealed_too: bool) -> Result<()> {
         return Err(busy());
     }
     let _lock = participant.lock_namespace()?;
+    let lent = reclaim::is_lent(mapping, participant);
+    if lent && what == For::Keeping {
+        let lender = participant.describe(mapping.lender_now());
+        return Err(ShmError::SegmentBusy {
+            name: segment.name.clone(),
+            pid: lender.map_or(0, |process| process.pid),
+        });
+    }
     if reclaim::still_named(segment)?.is_none() {
         return Err(ShmError::NotFound {
             name: segment.name.clone(),
@@ -110,7 +130,7 @@ fn claim(segment: &Segment, sealed_too: bool) -> Result<()> {
     let state = segment.state()?;
     match state {
         SegmentState::Active => {}
-        SegmentState::Sealed if !sealed_too => {
+        SegmentState::Sealed if what == For::Writing => {
             return Err(ShmError::Sealed {
                 name: segment.name.clone(),
             });
@@ -130,6 +150,12 @@ fn claim(segment: &Segment, sealed_too: bool) -> Result<()> {
         .compare_exchange(held, participant.key(), Ordering::AcqRel, Ordering::Acquire)
         .map_err(|_| busy())?;
     mapping.orphaned().store(0, Ordering::Relaxed);
+    // Whoever takes it has it: should that one die, the usual grace begins.
+    mapping.ttl().store(0, Ordering::Relaxed);
+    // A borrower leaves it to its lender, as long as there is one.
+    if !lent || what == For::TakingBack {
+        mapping.lender().store(0, Ordering::Relaxed);
+    }
     // What is sealed has no further writer, and its handles name the generation.
     if state == SegmentState::Active {
         mapping.generation().fetch_add(1, Ordering::Relaxed);
@@ -142,7 +168,7 @@ fn claim(segment: &Segment, sealed_too: bool) -> Result<()> {
 
 impl SegmentWriter {
     /// After a takeover: finds the last complete value and discards what is half written.
-    fn resume(&mut self) -> Result<()> {
+    pub(super) fn resume(&mut self) -> Result<()> {
         let mapping = &*self.segment.mapping;
         let capacity = mapping.geometry().capacity;
         self.lacks.fill(Ranges::whole(capacity));
@@ -253,7 +279,7 @@ impl SegmentWriter {
     }
 
     /// Returns whether the claim was ours to give back.
-    fn give_back(&mut self, close: bool) -> bool {
+    pub(super) fn give_back(&mut self, close: bool) -> bool {
         if !std::mem::take(&mut self.holds_claim) || self.in_child() {
             return false;
         }
@@ -266,7 +292,7 @@ impl SegmentWriter {
 }
 
 /// Removes this very segment.
-fn remove(segment: &Segment) -> Result<()> {
+pub(super) fn remove(segment: &Segment) -> Result<()> {
     SegmentOptions::new(&segment.name)
         .namespace(&segment.place.namespace)
         .dir(&segment.place.dir)

@@ -2,9 +2,11 @@
 
 mod claim;
 mod crowd;
+mod handover;
 mod publish;
 
 pub(crate) use claim::torn_by_death;
+pub use handover::{Left, Lent, MAX_TTL};
 
 use crate::descriptor::{DataFormat, Descriptor};
 use crate::error::{Result, ShmError};
@@ -92,11 +94,15 @@ impl SegmentWriter {
     }
 
     fn new(segment: Segment, lookout: Lookout) -> Self {
+        Self::of_shared(Arc::new(segment), lookout)
+    }
+
+    fn of_shared(segment: Arc<Segment>, lookout: Lookout) -> Self {
         let geometry = *segment.mapping.geometry();
         // A new segment's slots are all zeros: they lack nothing of an empty value.
         Self {
             lacks: vec![Ranges::default(); geometry.slots].into_boxed_slice(),
-            segment: Arc::new(segment),
+            segment,
             current: 0,
             len: 0,
             version: 0,

@@ -37,6 +37,12 @@ impl Shm {
         names
     }
 
+    /// Files of segments, their metadata aside.
+    pub fn segment_files(&self) -> Vec<String> {
+        let of_segment = |f: &String| !f.ends_with(".meta") && !f.ends_with(".participants");
+        self.files().into_iter().filter(of_segment).collect()
+    }
+
     /// The segment's own file.
     pub fn segment_file(&self, name: &str) -> PathBuf {
         let suffix = format!("_{name}_");

@@ -27,6 +27,7 @@ from ._api import (
     list_segments,
     remove,
 )
+from ._borrow import Borrowed, borrow
 from ._errors import (
     AlreadyExistsError,
     ClosedError,
@@ -81,6 +82,7 @@ __all__ = [
     "MAX_CAPACITY",
     "MIN_CAPACITY",
     "AlreadyExistsError",
+    "Borrowed",
     "Capabilities",
     "CleanupItem",
     "CleanupReport",
@@ -120,6 +122,7 @@ __all__ = [
     "__version__",
     "attach",
     "attach_writer",
+    "borrow",
     "capabilities",
     "cleanup",
     "configure_pool",

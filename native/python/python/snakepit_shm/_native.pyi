@@ -342,6 +342,19 @@ class Writer:
         """
     def release(self) -> None:
         """Give the claim back and leave the segment, to be read and taken over."""
+    def give_away(self, ttl: float) -> None:
+        """Give a sealed segment away: whoever has its handle may take it, or release it.
+
+        If nobody has in ``ttl`` seconds, it is removed by whoever cleans up next. What is mapped
+        stays: arrays in its slots and views of it may live on.
+
+        Raises:
+            NotSealedError: It can still change.
+            InvalidOptionError: ``ttl`` is not above 0, or more than seven days.
+        """
+    def _leave(self) -> None: ...
+    @property
+    def _incarnation(self) -> str: ...
     def _retire(self) -> bool: ...
     def _repr_html_(self) -> str: ...
     def __enter__(self) -> Self: ...

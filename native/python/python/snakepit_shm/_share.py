@@ -57,6 +57,7 @@ def share(
     dir: StrPath | None = None,
     module: str | None = None,
     transfer: bool = False,
+    ttl: float = 60.0,
     huge_pages: HugePages | None = None,
     integrity: Literal["none", "crc32c"] | None = None,
     permissions: int | None = None,
@@ -74,9 +75,11 @@ def share(
         namespace: As in `create`.
         dir: As in `create`.
         module: As in `create`.
-        transfer: Give the segment away: this process forgets it, and it lives until whoever has
-            the handle releases it (Elixir: ``deallocate_region``). For results that a worker
-            hands over.
+        transfer: Give the segment away: this process forgets it. Whoever fetches it from Elixir
+            owns it then; else it lives until somebody releases it, or ``ttl`` is over. For results
+            that a worker hands over.
+        ttl: Seconds that a segment which was given away waits for somebody to take it, up to seven
+            days. Only with ``transfer``.
         huge_pages: As in `create`; default ``"prefer"`` from 4 MiB on.
         integrity: As in `create`.
         permissions: As in `create`.
@@ -84,6 +87,7 @@ def share(
     Raises:
         UnsupportedError: The object (or its dtype) cannot be shared; the message says what to do.
         OutOfBoundsError: It has no bytes.
+        InvalidOptionError: ``ttl`` is not above 0, or more than seven days.
         InvalidSizeError: It has more than 1 GiB.
         ResourceExhaustedError: ``/dev/shm`` is full.
     """
@@ -111,13 +115,13 @@ def share(
         fill(writer)
         writer.seal()
         handle: Handle = writer.handle()
+        if transfer:
+            writer.give_away(ttl)
     except BaseException:
         writer.close()
         raise
     _drop_removed()
-    if transfer:
-        writer.release()
-    else:
+    if not transfer:
         with _lock:
             _shared[handle["token"]] = _Own(copy.deepcopy(handle), dir, writer)
     return handle

@@ -1,0 +1,139 @@
+defmodule Snakepit.SharedMemory.Fetching do
+  @moduledoc false
+  # What a handle names: in place as a binary or a tensor, or copied into what is there already.
+  #
+  # What its maker has given away becomes the fetching process's own: from then on it is a region of this
+  # VM like any other. Made by a worker that was lent a region of ours, the region is ours already, and
+  # only the writer's place is taken back.
+
+  alias Snakepit.SharedMemory.{Access, Adoption, Buffer, Error, Lifecycle, Native, Options}
+  alias Snakepit.SharedMemory.{Region, Table, Target, Telemetry, Tensor, Writing}
+
+  @fetch [
+           as: {{:in, [:binary, :tensor]}, :binary},
+           into: {:term, nil},
+           adopt: {{:nilable, :boolean}, nil}
+         ] ++ Lifecycle.bookkeeping_schema()
+
+  @spec fetch(term(), term()) :: {:ok, term()} | {:error, Error.t()}
+  def fetch(handle, opts) do
+    Telemetry.span(:fetch, Target.id(handle), fn _ -> handle["bytes"] end, fn ->
+      with {:ok, options} <- Options.validate(opts, @fetch, :fetch),
+           :ok <- check_map(handle),
+           :ok <- check_into(options),
+           {:ok, target} <- Target.resolve(handle, options, :fetch),
+           {:ok, binary, given?} <- open(handle, target),
+           {:ok, value} <- value(binary, handle, options),
+           :ok <- own(given?, handle, target, options) do
+        {:ok, value}
+      end
+    end)
+  end
+
+  # Anything but a handle is an invalid handle here, not some other kind of region.
+  defp check_map(%{"__snakepit_shm__" => _}), do: :ok
+
+  defp check_map(other) do
+    shown = inspect(other, limit: 5, printable_limit: 60)
+
+    {:error,
+     Error.new(:invalid_handle, "invalid handle: #{shown}",
+       operation: :fetch,
+       remedy: "pass the map that share/2 returned, or its JSON decoded with string keys"
+     )}
+  end
+
+  defp check_into(%{into: nil}), do: :ok
+
+  defp check_into(%{as: :tensor}) do
+    {:error,
+     Error.new(:invalid_option, "option :into does not go with as: :tensor",
+       operation: :fetch,
+       remedy: "leave one of them out: a tensor lies in the region that is there"
+     )}
+  end
+
+  defp check_into(%{adopt: true}) do
+    {:error,
+     Error.new(:invalid_option, "option :into does not go with adopt: true",
+       operation: :fetch,
+       remedy: "leave one of them out: what was given away is removed when it has been copied"
+     )}
+  end
+
+  defp check_into(%{into: into}) when is_binary(into) or is_struct(into, Buffer), do: :ok
+  defp check_into(%{into: into}) when is_struct(into, Region), do: :ok
+
+  defp check_into(%{into: into}) do
+    {:error, Options.invalid("option :into", "a buffer/2 or a region", into, :fetch)}
+  end
+
+  defp open(handle, target) do
+    Table.used(target.key)
+
+    with {:ok, {binary, given?}} <-
+           Error.wrap(Native.fetch_handle(handle, target.dir), :fetch, target.id) do
+      Access.viewed(target, {:ok, binary})
+      {:ok, binary, given?}
+    end
+  end
+
+  # -- as what --------------------------------------------------------------------------------
+
+  defp value(binary, handle, %{as: :tensor}), do: Tensor.from(binary, handle)
+  defp value(binary, _handle, %{into: nil}), do: {:ok, binary}
+
+  defp value(binary, handle, %{into: %Buffer{} = buffer}) do
+    Buffer.copy(binary, buffer, :fetch, handle["name"])
+  end
+
+  defp value(binary, handle, %{into: region} = options) do
+    Writing.write(region, binary, description(handle) ++ where(region, options))
+  end
+
+  defp description(%{"format" => "numpy", "dtype" => dtype, "shape" => shape}),
+    do: [dtype: dtype, shape: shape]
+
+  defp description(%{"format" => "arrow_ipc"}), do: [format: :arrow_ipc]
+  defp description(_raw), do: [format: :raw]
+
+  # A mapping knows where it is.
+  defp where(%Region{}, _options), do: []
+  defp where(_id, options), do: Enum.to_list(Map.take(options, [:dir, :namespace]))
+
+  # -- whose it is ----------------------------------------------------------------------------
+
+  defp own(given?, handle, target, options) do
+    ours = Table.region(target.key)
+
+    case {options, ours} do
+      {%{adopt: false}, _ours} -> :ok
+      {_options, {:ok, writer, _reader}} -> taken_back(writer)
+      {%{into: nil, adopt: true}, _none} -> Adoption.take(handle, target, options, :fetch)
+      {%{into: nil}, _none} when given? -> adopted(handle, target, options)
+      {_into, _none} when given? -> removed(handle, options)
+      _ -> :ok
+    end
+  end
+
+  # Filled by a worker that was lent it. Should that one not have given it back yet, it is no matter.
+  defp taken_back(writer) do
+    if Native.is_lent(writer), do: Native.take_back(writer)
+    :ok
+  end
+
+  # Somebody else was faster, or its time ran out in this moment. The value is here all the same.
+  defp adopted(handle, target, options) do
+    case Adoption.take(handle, target, options, :fetch) do
+      {:error, %{code: code}} when code in [:segment_busy, :not_found, :closed] -> :ok
+      answer -> answer
+    end
+  end
+
+  # It was for us, and we have a copy.
+  # Should it not go now, it goes when its time is over.
+  defp removed(handle, %{dir: dir}) do
+    _ = Lifecycle.deallocate(handle, dir: dir)
+    :ok
+  end
+end

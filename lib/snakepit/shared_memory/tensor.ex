@@ -1,0 +1,96 @@
+defmodule Snakepit.SharedMemory.Tensor do
+  @moduledoc false
+  # Tensors of Nx, by its public functions alone, when it is loaded: this library does not depend on it.
+
+  alias Snakepit.SharedMemory.{Dtype, Error}
+
+  @nx Nx
+
+  # By what numpy calls them without the order of bytes; Nx has no type for booleans.
+  @names %{
+    "b1" => {:u, 8},
+    "u1" => {:u, 8},
+    "u2" => {:u, 16},
+    "u4" => {:u, 32},
+    "u8" => {:u, 64},
+    "i1" => {:s, 8},
+    "i2" => {:s, 16},
+    "i4" => {:s, 32},
+    "i8" => {:s, 64},
+    "f2" => {:f, 16},
+    "f4" => {:f, 32},
+    "f8" => {:f, 64},
+    "c8" => {:c, 64},
+    "c16" => {:c, 128}
+  }
+
+  @doc "Whether a term is a tensor."
+  @spec tensor?(term()) :: boolean()
+  def tensor?(%{__struct__: Nx.Tensor}), do: true
+  def tensor?(_term), do: false
+
+  @doc "The bytes of a tensor, its element type and its shape. On Nx's own backend nothing is copied."
+  @spec bytes(struct()) ::
+          {:ok, {binary(), String.t(), [non_neg_integer()]}} | {:error, Error.t()}
+  def bytes(tensor) do
+    with :ok <- loaded(:share),
+         {:ok, dtype} <- dtype(apply(@nx, :type, [tensor])) do
+      shape = Tuple.to_list(apply(@nx, :shape, [tensor]))
+      {:ok, {apply(@nx, :to_binary, [tensor]), dtype, shape}}
+    end
+  end
+
+  defp dtype(type) do
+    with :error <- Dtype.to_string(type) do
+      {:error,
+       Error.new(:unsupported, "numpy has no element type for tensors of #{inspect(type)}",
+         operation: :share,
+         remedy: "share Nx.as_type(tensor, :f32), or the bits by Nx.bitcast(tensor, :u16)"
+       )}
+    end
+  end
+
+  @doc "The tensor that lies in a binary, by what the handle says of it; nothing is copied."
+  @spec from(binary(), map()) :: {:ok, struct()} | {:error, Error.t()}
+  def from(binary, %{"format" => format, "dtype" => dtype, "shape" => shape}) do
+    with :ok <- loaded(:fetch), {:ok, type} <- type(format, dtype) do
+      tensor = apply(@nx, :from_binary, [binary, type, []])
+      {:ok, apply(@nx, :reshape, [tensor, List.to_tuple(shape)])}
+    end
+  end
+
+  defp type("arrow_ipc", _dtype) do
+    {:error, no_tensor("a table (format arrow_ipc) is no tensor", "fetch it as a binary")}
+  end
+
+  # Of one byte there is no order; Nx's is this machine's.
+  defp type(_format, <<order, name::binary>> = dtype) do
+    case @names do
+      %{^name => type} when order in ~c"<|=" or name in ["u1", "i1", "b1"] -> {:ok, type}
+      _ -> {:error, no_tensor("Nx has no type for elements of #{dtype}", remedy(order, name))}
+    end
+  end
+
+  defp remedy(?>, _name), do: "have it shared in little-endian, or fetch it as a binary"
+
+  defp remedy(_order, <<kind, _::binary>>) when kind in ~c"mM",
+    do: "fetch it as a binary: signed 64-bit numbers that count the unit of the dtype"
+
+  defp remedy(_order, _name), do: "fetch it as a binary"
+
+  defp no_tensor(message, remedy) do
+    Error.new(:unsupported, message, operation: :fetch, remedy: remedy)
+  end
+
+  defp loaded(operation) do
+    if Code.ensure_loaded?(@nx) do
+      :ok
+    else
+      {:error,
+       Error.new(:unsupported, "Nx is not loaded",
+         operation: operation,
+         remedy: "add :nx to the dependencies, or pass binaries with :dtype and :shape"
+       )}
+    end
+  end
+end

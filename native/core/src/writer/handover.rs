@@ -1,0 +1,241 @@
+//! A segment that changes hands: given away for good, or lent to be filled by another process.
+
+use super::SegmentWriter;
+use super::claim::{self, For};
+use crate::error::{Result, ShmError};
+use crate::handle::Handle;
+use crate::hazard::Lookout;
+use crate::layout::SegmentState;
+use crate::platform::fork;
+pub use crate::reclaim::MAX_TTL;
+use crate::segment::Segment;
+use crate::view::{Attachment, SealedView};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// A segment whose writer's place its owner has lent to another process.
+///
+/// The owner is attached to it meanwhile, so that it is not removed however the other one ends, and nobody adopts
+/// it; should the owner die, the rules for segments without a writer decide.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// use snakepit_shm::SegmentOptions;
+///
+/// let options = SegmentOptions::new("to-fill").dir(dir.path()).slots(1);
+/// let lent = options.create().unwrap().lend().unwrap();
+///
+/// let mut worker = options.attach_writer().unwrap(); // most often in another process
+/// worker.write(b"filled").unwrap();
+/// let busy = lent.take_back().unwrap_err();
+/// assert_eq!(busy.1.code(), "segment_busy");
+/// worker.seal().unwrap();
+/// worker.release().unwrap();
+///
+/// let owner = busy.0.take_back().unwrap();
+/// assert_eq!(&owner.sealed().unwrap()[..], b"filled");
+/// owner.close().unwrap();
+/// ```
+#[derive(Debug)]
+pub struct Lent {
+    attachment: Arc<Attachment>,
+}
+
+/// What is left of a writer that has given its place up and cannot unmap the memory yet. Holds it until dropped.
+#[derive(Debug)]
+pub struct Left {
+    _segment: Arc<Segment>,
+}
+
+impl SegmentWriter {
+    /// [`Self::release`] where memory of the slots is still in use here, in ways that this crate does not know of:
+    /// no pool uses it again.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// use snakepit_shm::SegmentOptions;
+    ///
+    /// let options = SegmentOptions::new("left").dir(dir.path());
+    /// let left = options.create().unwrap().leave();
+    /// options.attach_writer().unwrap().close().unwrap();
+    /// drop(left);
+    /// ```
+    pub fn leave(mut self) -> Left {
+        if self.holds_claim && !self.in_child() {
+            self.segment.mapping.inherited().store(1, Ordering::Relaxed);
+        }
+        self.give_back(false);
+        Left {
+            _segment: self.segment.clone(),
+        }
+    }
+
+    /// Gives the claim on a sealed segment back: whoever has its handle may take it, and if nobody has in
+    /// `ttl`, it is removed by whoever cleans up next. Views of it stay valid; a second call does nothing.
+    ///
+    /// `looked_at` says that memory of the slots stays mapped here for writing, in ways that this crate does
+    /// not know of: no pool uses the memory again then.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// use snakepit_shm::SegmentOptions;
+    /// use std::time::Duration;
+    ///
+    /// let options = SegmentOptions::new("result").dir(dir.path());
+    /// let mut writer = options.create().unwrap();
+    /// writer.write(b"for you").unwrap();
+    /// writer.seal().unwrap();
+    /// writer.give_away(Duration::from_secs(60), false).unwrap();
+    ///
+    /// let taken = options.adopt().unwrap();
+    /// assert_eq!(&taken.sealed().unwrap()[..], b"for you");
+    /// taken.close().unwrap();
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ShmError::NotSealed`], and [`ShmError::InvalidOption`] for no time at all or more than [`MAX_TTL`].
+    pub fn give_away(&mut self, ttl: Duration, looked_at: bool) -> Result<()> {
+        if ttl.is_zero() || ttl > MAX_TTL {
+            return Err(ShmError::InvalidOption {
+                option: "ttl",
+                reason: format!("expected more than 0 and at most {MAX_TTL:?}, got {ttl:?}"),
+            });
+        }
+        if self.segment.state()? != SegmentState::Sealed {
+            return Err(ShmError::NotSealed {
+                name: self.segment.name.clone(),
+            });
+        }
+        if !self.holds_claim || self.in_child() {
+            return Ok(());
+        }
+        let mapping = &*self.segment.mapping;
+        if looked_at {
+            mapping.inherited().store(1, Ordering::Relaxed);
+        }
+        // MAX_TTL fits. Relaxed, both: the Release of the claim publishes them.
+        let nanos = u64::try_from(ttl.as_nanos()).unwrap_or(u64::MAX);
+        mapping.ttl().store(nanos, Ordering::Relaxed);
+        self.give_back(false);
+        Ok(())
+    }
+
+    /// Gives another process the writer's place, and keeps the segment: [`SegmentOptions::attach_writer`]
+    /// takes that place, until it is released, closed without the seal, or its process dies.
+    ///
+    /// [`SegmentOptions::attach_writer`]: crate::SegmentOptions::attach_writer
+    ///
+    /// # Errors
+    ///
+    /// [`ShmError::Sealed`], [`ShmError::Closed`], [`ShmError::ResourceExhausted`] when the reader table is
+    /// full, together with the writer.
+    pub fn lend(mut self) -> Result<Lent, Box<(Self, ShmError)>> {
+        match self.attached() {
+            Ok(attachment) => {
+                let mapping = &*self.segment.mapping;
+                if let Some(participant) = &self.segment.participant {
+                    // Relaxed: the Release of the claim publishes it.
+                    mapping.lender().store(participant.key(), Ordering::Relaxed);
+                }
+                self.give_back(false);
+                Ok(Lent {
+                    attachment: Arc::new(attachment),
+                })
+            }
+            Err(error) => Err(Box::new((self, error))),
+        }
+    }
+
+    /// An entry in the reader table, before the claim goes.
+    fn attached(&mut self) -> Result<Attachment> {
+        self.check_writable()?;
+        if self.in_child() {
+            return Err(ShmError::NotInherited {
+                name: self.segment.name.clone(),
+            });
+        }
+        Attachment::of_lender(self.segment.clone())
+    }
+}
+
+impl Lent {
+    /// The segment's name.
+    pub fn name(&self) -> &str {
+        &self.attachment.segment.name
+    }
+
+    /// Random id of this very segment (32 hex digits).
+    pub fn incarnation(&self) -> &str {
+        &self.attachment.segment.incarnation
+    }
+
+    /// Takes the writer's place again once nobody has it: sealed or not, with the last complete value.
+    ///
+    /// # Errors
+    ///
+    /// [`ShmError::SegmentBusy`] while the other one has it, [`ShmError::NotFound`] when the segment was
+    /// removed, [`ShmError::Closed`], together with this.
+    pub fn take_back(self) -> Result<SegmentWriter, Box<(Self, ShmError)>> {
+        let segment = self.attachment.segment.clone();
+        // In a forked child the segment is its parent's.
+        if segment.epoch != fork::epoch() {
+            let name = segment.name.clone();
+            return Err(Box::new((self, ShmError::NotInherited { name })));
+        }
+        if let Err(error) = claim::claim(&segment, For::TakingBack) {
+            return Err(Box::new((self, error)));
+        }
+        let lookout = Lookout::of_next(&*segment.mapping, platform::barrier::register);
+        let mut writer = SegmentWriter::of_shared(segment, lookout);
+        if let Err(error) = writer.resume() {
+            writer.give_back(false);
+            return Err(Box::new((self, error)));
+        }
+        self.close();
+        Ok(writer)
+    }
+
+    /// Removes the segment, whoever writes it: that one is told that it is closed.
+    ///
+    /// # Errors
+    ///
+    /// [`ShmError::NotFound`] when it was removed already, and those of removing files.
+    pub fn remove(self) -> Result<()> {
+        let segment: Arc<Segment> = self.attachment.segment.clone();
+        self.close();
+        claim::remove(&segment)
+    }
+
+    /// A view of the value, once the other one has sealed it.
+    ///
+    /// # Errors
+    ///
+    /// [`ShmError::NotSealed`].
+    pub fn sealed(&self) -> Result<SealedView> {
+        SealedView::open(self.attachment.clone())
+    }
+
+    /// The handle of the value, once the other one has sealed it.
+    ///
+    /// # Errors
+    ///
+    /// [`ShmError::NotSealed`].
+    pub fn handle(&self) -> Result<Handle> {
+        let view = self.sealed()?;
+        let generation = view.segment().mapping.generation();
+        Ok(Handle::of(
+            view.segment(),
+            &view,
+            generation.load(Ordering::Relaxed),
+        ))
+    }
+
+    /// Whoever has the segment next sees to its end, unless views of it go last.
+    fn close(self) {
+        if let Some(last) = Arc::into_inner(self.attachment) {
+            last.closing();
+        }
+    }
+}

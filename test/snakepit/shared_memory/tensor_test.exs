@@ -1,0 +1,120 @@
+defmodule Snakepit.SharedMemory.TensorTest do
+  # With a stand-in for Nx: what is used of it, and no more. Alone, for others are to find no Nx.
+  use Snakepit.SharedMemory.Case, async: false
+
+  setup context do
+    unless context[:without] do
+      # Anew for each test, so that the ones without are without.
+      modules = for {module, _} <- Code.compile_file("test/support/nx.exs"), do: module
+      on_exit(fn -> Enum.each(modules, &unload/1) end)
+    end
+
+    :ok
+  end
+
+  defp unload(module) do
+    :code.delete(module)
+    :code.purge(module)
+  end
+
+  # Not known when this is compiled.
+  defp nx(function, arguments), do: apply(Nx, function, arguments)
+
+  defp tensor(binary, type, shape) do
+    nx(:reshape, [nx(:from_binary, [binary, type, []]), shape])
+  end
+
+  test "a tensor comes back with its type and shape", %{place: place} do
+    for {type, dtype, bytes} <- [
+          {{:u, 8}, "|u1", 1},
+          {{:s, 8}, "|i1", 1},
+          {{:u, 16}, "<u2", 2},
+          {{:s, 32}, "<i4", 4},
+          {{:u, 64}, "<u8", 8},
+          {{:f, 16}, "<f2", 2},
+          {{:f, 32}, "<f4", 4},
+          {{:f, 64}, "<f8", 8},
+          {{:c, 64}, "<c8", 8},
+          {{:c, 128}, "<c16", 16}
+        ],
+        shape <- [{}, {1}, {2, 3}, {1, 2, 3, 1}] do
+      data = :rand.bytes(bytes * Tuple.product(shape))
+      handle = SharedMemory.share!(tensor(data, type, shape), place)
+      assert %{"dtype" => ^dtype, "format" => "numpy"} = handle
+      assert handle["shape"] == Tuple.to_list(shape)
+      back = SharedMemory.fetch!(handle, [as: :tensor] ++ place)
+      assert {nx(:type, [back]), nx(:shape, [back])} == {type, shape}
+      assert nx(:to_binary, [back]) == data
+      SharedMemory.deallocate_region!(handle, place)
+      assert nx(:to_binary, [back]) == data
+    end
+  end
+
+  test "a tensor of what was fetched lies in shared memory", %{place: place, dir: dir} do
+    data = :rand.bytes(1_000_000)
+    handle = SharedMemory.share!(data, [dtype: :f32, shape: [500, 500]] ++ place)
+    before = :erlang.memory(:binary)
+    back = SharedMemory.fetch!(handle, [as: :tensor] ++ place)
+    assert nx(:shape, [back]) == {500, 500}
+    assert :erlang.memory(:binary) - before < 100_000
+    assert mappings(dir) != []
+    assert nx(:to_binary, [back]) == data
+  end
+
+  test "bytes and booleans are tensors of bytes", %{place: place} do
+    for options <- [[], [dtype: :bool], [dtype: :u8]] do
+      handle = SharedMemory.share!(<<1, 0, 1>>, options ++ place)
+      back = SharedMemory.fetch!(handle, [as: :tensor] ++ place)
+      assert {nx(:type, [back]), nx(:shape, [back])} == {{:u, 8}, {3}}
+    end
+  end
+
+  test "elements for which the other side has no type are refused by name", context do
+    %{place: place, dir: dir} = context
+
+    for type <- [{:bf, 16}, {:f, 8}, {:u, 4}] do
+      data = if type == {:u, 4}, do: <<1>>, else: <<1, 2>>
+      answer = SharedMemory.share(nx(:from_binary, [data, type, []]), place)
+      assert code(answer) == :unsupported
+      assert Exception.message(elem(answer, 1)) =~ inspect(type)
+    end
+
+    assert TestDir.leftovers(dir) == []
+
+    for {dtype, said} <- [
+          {">f4", "little-endian"},
+          {"<M8[ns]", "64-bit"},
+          {"<m8[s]", "64-bit"},
+          {"|S8", "binary"},
+          {"|V8", "binary"}
+        ] do
+      handle = SharedMemory.share!(<<0::64>>, [dtype: dtype] ++ place)
+      answer = SharedMemory.fetch(handle, [as: :tensor] ++ place)
+      assert code(answer) == :unsupported
+      assert elem(answer, 1).remedy =~ said
+      assert SharedMemory.fetch!(handle, place) == <<0::64>>
+    end
+
+    table = SharedMemory.share!("arrow", [format: :arrow_ipc] ++ place)
+    assert code(SharedMemory.fetch(table, [as: :tensor] ++ place)) == :unsupported
+  end
+
+  test "a tensor has a type and a shape of its own", %{place: place} do
+    tensor = tensor(<<1, 2>>, {:u, 8}, {2})
+
+    for options <- [[dtype: :u8], [shape: [2]], [format: :raw], [format: :arrow_ipc], [size: 2]] do
+      assert code(SharedMemory.share(tensor, options ++ place)) == :invalid_option
+    end
+  end
+
+  @tag :without
+  test "without Nx, tensors are refused by name", %{place: place} do
+    refute Code.ensure_loaded?(Nx)
+    handle = SharedMemory.share!(<<1, 2>>, place)
+    assert {:error, error} = SharedMemory.fetch(handle, [as: :tensor] ++ place)
+    assert {error.code, error.message} == {:unsupported, "Nx is not loaded"}
+    left = %{__struct__: Nx.Tensor, data: <<1>>, type: {:u, 8}, shape: {1}}
+    assert code(SharedMemory.share(left, place)) == :unsupported
+    assert SharedMemory.fetch!(handle, place) == <<1, 2>>
+  end
+end
