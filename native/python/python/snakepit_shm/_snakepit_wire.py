@@ -41,11 +41,12 @@ METADATA = "snakepit_shm"
 INLINE_MOST = 64 << 20
 """Bytes of one value that base64 still brings through a message of 100 MiB."""
 
-Raw = Literal["memoryview", "bytes"]
 Sharer = Callable[[Any], Handle]
 
 
-def decode(value: Any, *, raw: Raw = "memoryview", dir: StrPath | None = None) -> Any:
+def decode(
+    value: Any, *, raw: Literal["memoryview", "bytes"] = "memoryview", dir: StrPath | None = None
+) -> Any:
     """A value of JSON with everything in it resolved; what has nothing in it is itself.
 
     Raises:
@@ -100,7 +101,9 @@ def _carried(value: Any) -> Any:
     return metadata.get(METADATA) if isinstance(metadata, Mapping) else None
 
 
-def _take(kind: str, found: Any, *, raw: Raw, dir: StrPath | None) -> Any:
+def _take(
+    kind: str, found: Any, *, raw: Literal["memoryview", "bytes"], dir: StrPath | None
+) -> Any:
     value = _from_inline(found) if kind == "inline" else resolve(found, dir=dir)
     if not isinstance(value, memoryview):
         return value

@@ -34,13 +34,13 @@ import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 from ._api import StrPath
 from ._errors import ShmError
 from ._share import share
 from ._snakepit_flow import Flow, StreamStalledError, Window
-from ._snakepit_wire import CHUNK, Encoder, Raw, decode, share_for_good
+from ._snakepit_wire import CHUNK, Encoder, decode, share_for_good
 
 __all__ = [
     "ArgumentsNotResolvedError",
@@ -69,7 +69,7 @@ class Options:
 
     threshold: int = 64 << 10
     """Bytes of UTF-8 from which returned text is shared. Bytes, arrays and tables always are."""
-    raw: Raw = "memoryview"
+    raw: Literal["memoryview", "bytes"] = "memoryview"
     """What bytes arrive as: a view of the shared memory, or a copy as ``bytes``."""
     flow: Flow = Flow()  # noqa: RUF009 - frozen
     """How far a streaming tool may be ahead of its consumer."""
@@ -86,9 +86,11 @@ class Options:
 
 
 @overload
-def shared_arguments(tool: _Tool, /) -> _Tool: ...
+def shared_arguments(tool: _Tool, /, *, options: Options | None = None) -> _Tool: ...
 @overload
-def shared_arguments(*, options: Options = ...) -> Callable[[_Tool], _Tool]: ...
+def shared_arguments(
+    tool: None = None, /, *, options: Options | None = None
+) -> Callable[[_Tool], _Tool]: ...
 def shared_arguments(tool: Any = None, /, *, options: Options | None = None) -> Any:
     """Decorate a tool so that its arguments and results may lie in shared memory.
 
