@@ -11,6 +11,7 @@
 //! | `view`, `pin` | what owns the memory under an array |
 //! | `array`, `buffer`, `bytes` | numpy, the buffer protocol, `bytes` |
 //! | `wait`, `fork`, `seconds` | signals, forked children, times |
+//! | `membership` | staying registered in a namespace |
 //! | `handle`, `discovery`, `pool`, `options`, `error` | the core's other types in Python's terms |
 //!
 //! **No unsafe code.** Memory reaches numpy as an address in an `__array_interface__`, never as a
@@ -30,6 +31,7 @@ mod error;
 mod fork;
 mod handle;
 mod loan;
+mod membership;
 mod options;
 mod pin;
 mod pool;
@@ -58,6 +60,8 @@ mod _native {
     use super::handle::{open_handle, remove_handle};
     #[pymodule_export]
     use super::loan::Loan;
+    #[pymodule_export]
+    use super::membership::{Membership, join};
     #[pymodule_export]
     use super::pin::{Pin, PinnedView};
     #[pymodule_export]

@@ -21,7 +21,7 @@ import pytest
 
 import snakepit_shm as shm
 from conftest import Place, until
-from snakepit_shm import _snakepit_flow
+from snakepit_shm import _snakepit_flow, _snakepit_member
 from snakepit_shm.snakepit import (
     ArgumentsNotResolvedError,
     Flow,
@@ -31,6 +31,13 @@ from snakepit_shm.snakepit import (
     shared_arguments,
 )
 from snakepit_stand_in import BaseAdapter, StreamChunk, ZeroCopyRef, request, stream, tool
+
+
+@pytest.fixture(autouse=True)
+def leave(place: Place) -> Iterator[None]:  # noqa: ARG001 - before the place is looked at
+    """A worker stays in its namespace; a test's place has to be empty at its end."""
+    yield
+    _snakepit_member.leave_all()
 
 
 def options(place: Place, **more: Any) -> Options:
@@ -460,6 +467,28 @@ def test_many_threads_and_instances_at_once(place: Place) -> None:
         assert list(pool.map(call, range(200))) == [2 * (n % 4) for n in range(200)]
     released(place, *handles)
     assert place.files() == []
+
+
+def test_a_worker_stays_in_its_namespace(place: Place) -> None:
+    """Else each request would register anew, and the last one to leave clears up."""
+    give = shared_arguments(options=options(place))(lambda: b"x")
+    take = shared_arguments(options=options(place))(type)
+    taken(place, give())
+    table = place.dir / f"{place.namespace}.participants"
+    before = table.stat().st_ino
+    for _ in range(3):
+        taken(place, give())
+        handle = place.share(b"x")
+        take(handle)
+        released(place, handle)
+        assert table.stat().st_ino == before
+    shm.drain_pool(**place.where)
+    _snakepit_member.leave_all()
+    until(lambda: not table.exists(), "the end of the last mapping")
+    # A second time, and after it.
+    _snakepit_member.leave_all()
+    taken(place, give())
+    assert table.exists()
 
 
 # -- streams ---------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from ._errors import (
     UnsupportedError,
 )
 from ._share import Handle, release, resolve, share
+from ._snakepit_member import stay
 
 HANDLE = "__snakepit_shm__"
 TEXT = "__snakepit_shm_text__"
@@ -104,13 +105,20 @@ def _carried(value: Any) -> Any:
 def _take(
     kind: str, found: Any, *, raw: Literal["memoryview", "bytes"], dir: StrPath | None
 ) -> Any:
-    value = _from_inline(found) if kind == "inline" else resolve(found, dir=dir)
+    value = _from_inline(found) if kind == "inline" else _resolved(found, dir)
     if not isinstance(value, memoryview):
         return value
     if kind == "text":
         with contextlib.suppress(UnicodeDecodeError):
             return str(value, "utf-8")
     return bytes(value) if raw == "bytes" else value
+
+
+def _resolved(handle: Mapping[str, Any], dir: StrPath | None) -> Any:
+    value = resolve(handle, dir=dir)
+    # Now it is known to be one: a namespace is not joined because somebody names it.
+    stay(handle["namespace"], dir)
+    return value
 
 
 def _from_inline(found: Mapping[str, Any]) -> Any:
@@ -241,4 +249,9 @@ def _plain(value: Any) -> tuple[bytes, str | None, list[int] | None, str]:
 
 def share_for_good(namespace: str | None, dir: StrPath | None) -> Sharer:
     """A way to share that gives each value away to whoever has its handle."""
-    return lambda value: share(value, namespace=namespace, dir=dir, transfer=True)
+
+    def give(value: Any) -> Handle:
+        stay(namespace, dir)
+        return share(value, namespace=namespace, dir=dir, transfer=True)
+
+    return give

@@ -40,6 +40,7 @@ from ._api import StrPath
 from ._errors import ShmError
 from ._share import share
 from ._snakepit_flow import Flow, StreamStalledError, Window
+from ._snakepit_member import stay
 from ._snakepit_wire import CHUNK, Encoder, decode, share_for_good
 
 __all__ = [
@@ -241,6 +242,7 @@ async def _stream_async(items: Any, options: Options) -> AsyncGenerator[Any, Non
 
 
 def _chunk(item: Any, window: Window, options: Options) -> Any:
+    stay(options.namespace, options.dir)
     encoder = Encoder(
         lambda value: share(value, namespace=options.namespace, dir=options.dir),
         options.threshold,
