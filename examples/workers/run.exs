@@ -110,6 +110,12 @@ section.("3. Workers killed in the middle", fn ->
     Bridge.execute("fail", %{values: Bridge.value(<<1>>, dtype: :u8)}, via: Workers)
 
   check.("a tool's own error is told", message =~ "nothing useful")
+  # In a directory that the workers do not look into.
+  elsewhere = "/dev/shm/#{namespace}-elsewhere"
+  File.mkdir!(elsewhere)
+  text = String.duplicate("plainly ", 50_000)
+  plainly = Bridge.execute("length", %{value: text}, via: Workers, dir: elsewhere)
+  check.("what a worker cannot resolve is sent again in JSON", plainly == {:ok, 400_000})
   check.("a job that does not end is given up", Mishaps.given_up() == {:error, :timeout})
   jobs = if quick?, do: 60, else: 400
   counts = Mishaps.killed_at_random(jobs)
@@ -121,6 +127,7 @@ section.("3. Workers killed in the middle", fn ->
 
   # The binaries of this script are not regions any more, and what workers left was given back.
   check.("no region is left of all that", Mishaps.regions() == [])
+  File.rm_rf!(elsewhere)
 end)
 
 section.("4. The same work by handles, through a pipe, and in JSON", fn ->

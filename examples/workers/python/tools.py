@@ -115,6 +115,9 @@ class Tools(SharedMemoryAdapter, Adapter):
         """Bytes as bytes, and all else as it came."""
         return bytes(value) if isinstance(value, memoryview) else value
 
+    def length(self, value: Any) -> int:
+        return len(value)
+
     # -- mishaps -----------------------------------------------------------------------------------
 
     def die(self, values: Array, marker: str) -> Any:

@@ -18,6 +18,7 @@ import traceback
 from typing import Any, BinaryIO
 
 import tools
+from snakepit_shm.snakepit import ArgumentsNotResolvedError
 
 
 class Pipe:
@@ -99,7 +100,7 @@ def serve(pipe: Pipe, kind: bytes, tool: str, body: bytearray) -> None:
     except BrokenPipeError:
         raise
     except Exception as error:
-        if not isinstance(error, tools.Refused):
+        if not isinstance(error, tools.Refused | ArgumentsNotResolvedError):
             traceback.print_exc()
         text = f"{type(error).__name__}: {error}"
         pipe.write(b"J", json.dumps({"error": text}).encode())
