@@ -82,6 +82,13 @@ section.("1. Real work on real data, by three ways with one result", fn ->
   check.("and text as text", Bridge.execute("echo", %{value: text}, via: Workers) == {:ok, text})
 end)
 
+unless quick? do
+  section.("   and a large one", fn ->
+    {:ok, large} = Bridge.execute("zeros", %{bytes: 500_000_000}, via: Workers)
+    check.("a result of 500 MB comes back", byte_size(large) == 500_000_000)
+  end)
+end
+
 section.("2. A stream of pictures, one a chunk", fn ->
   pictures = Work.new("blur", 2_000_000)
   {:ok, blurred} = Work.run(pictures, :pipe)

@@ -56,8 +56,7 @@ defmodule Workers.Pool do
       {{:value, job}, waiting} ->
         state = %{state | waiting: waiting}
 
-        # Nobody waits for the answers of one who has died meanwhile.
-        if Process.alive?(job.caller) do
+        if waited_for?(job) do
           Workers.Worker.run(worker, job)
           next(%{state | free: free, busy: Map.put(state.busy, worker, job)})
         else
@@ -67,4 +66,9 @@ defmodule Workers.Pool do
   end
 
   defp next(state), do: state
+
+  # Nobody waits any more for one that is late, or whose caller has died.
+  defp waited_for?(job) do
+    Process.alive?(job.caller) and System.monotonic_time(:millisecond) < job.deadline
+  end
 end

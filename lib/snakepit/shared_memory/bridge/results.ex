@@ -66,6 +66,9 @@ defmodule Snakepit.SharedMemory.Bridge.Results do
     )
   end
 
+  # A chunk still has its writer, who waits for it to be removed: nobody can adopt it.
+  defp taken({:handle, handle, :chunk}, %{resolve: false}), do: handle
+
   defp taken({:handle, handle, kind}, %{resolve: false} = settings) do
     if ours?(handle, kind, settings), do: adopt(handle, settings)
     handle
@@ -108,7 +111,7 @@ defmodule Snakepit.SharedMemory.Bridge.Results do
   # With a chunk, removing it is what tells its worker to go on. Somebody else may have removed it.
   defp remove(handle, settings), do: SharedMemory.deallocate_region(handle, dir(settings))
 
-  # It goes with the caller now. A worker's own chunk cannot be adopted: it is the caller's to remove.
+  # It goes with the caller now. Where a limit forbids that, it goes after the grace of what was left.
   defp adopt(handle, settings) do
     options = [owner: settings.owner, session: settings.session]
     SharedMemory.adopt_region(handle, options ++ dir(settings))

@@ -13,6 +13,14 @@ defmodule Snakepit.SharedMemory.Bridge.Settings do
 
   @default_pool Snakepit.Pool
 
+  # Where not even the files can be gone by.
+  @unconfigured %{
+    bridge_via: Snakepit,
+    bridge_threshold: 65_536,
+    bridge_adaptive: true,
+    bridge_pools: %{}
+  }
+
   @enforce_keys [:via, :pool, :command, :configured, :known, :threshold, :adaptive, :resolve]
   defstruct @enforce_keys ++ [:session, :namespace, :dir, way: nil, owner: nil]
 
@@ -78,10 +86,11 @@ defmodule Snakepit.SharedMemory.Bridge.Settings do
   end
 
   defp stopped do
-    with {:error, _} <- Config.load(),
-         {:ok, defaults} <- Config.new([]),
-         do: defaults,
-         else: ({:ok, config} -> config)
+    case Config.load() do
+      {:ok, config} -> config
+      # What is wrong with it was said when the application did not start.
+      {:error, _} -> @unconfigured
+    end
   end
 
   @doc "The options that say where regions are."

@@ -221,9 +221,12 @@ def inline(value: Any, error: ShmError | None) -> dict[str, Any]:
     Raises:
         ShmError: ``error``: it is too large for that.
     """
-    data, dtype, shape, format = _plain(value)
-    if len(data) > INLINE_MOST and error is not None:
+    plain = _plain(value)
+    if error is not None and (plain is None or len(plain[0]) > INLINE_MOST):
         raise error
+    if plain is None:
+        raise UnsupportedError(f"an object of type {type(value).__qualname__!r} has no plain form")
+    data, dtype, shape, format = plain
     return {
         INLINE: 1,
         "base64": base64.b64encode(data).decode("ascii"),
@@ -234,7 +237,8 @@ def inline(value: Any, error: ShmError | None) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any) -> tuple[bytes, str | None, list[int] | None, str]:
+def _plain(value: Any) -> tuple[bytes, str | None, list[int] | None, str] | None:
+    """Bytes, dtype, shape and format; none of what only `share` knows how to take."""
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value), None, None, "raw"
     if _arrow.is_table(value):
@@ -243,6 +247,8 @@ def _plain(value: Any) -> tuple[bytes, str | None, list[int] | None, str]:
         sink = pa.BufferOutputStream()
         _arrow._write_stream(value, sink)
         return sink.getvalue().to_pybytes(), None, None, "arrow_ipc"
+    if not isinstance(value, np.ndarray) and not hasattr(type(value), "__dlpack__"):
+        return None
     array = np.asarray(value) if isinstance(value, np.ndarray) else np.from_dlpack(value)
     return array.tobytes(), array.dtype.str, list(array.shape), "numpy"
 
