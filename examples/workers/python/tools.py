@@ -115,7 +115,7 @@ class Tools(SharedMemoryAdapter, Adapter):
         """Bytes as bytes, and all else as it came."""
         return bytes(value) if isinstance(value, memoryview) else value
 
-    def zeros(self, bytes: int) -> Array:  # noqa: A002 - what it is called in the request
+    def zeros(self, bytes: int) -> Array:
         return np.zeros(bytes, np.uint8)
 
     def length(self, value: Any) -> int:

@@ -7,6 +7,8 @@ defmodule Snakepit.SharedMemory.Bridge do
 
       alias Snakepit.SharedMemory.Bridge, as: Snakepit
 
+  In such a module Snakepit's own modules are written `Elixir.Snakepit.Pool`, and this library's in full as well.
+
   On the other side a tool needs the decorator of `snakepit_shm.snakepit`, or its adapter the mix-in, for
   else it gets the handles themselves. The guide `docs/guides/snakepit.md` has both sides of an example.
 
@@ -19,8 +21,8 @@ defmodule Snakepit.SharedMemory.Bridge do
   | `value/2` with a dtype, an `Nx` tensor | by handle; a numpy array | in base64; a numpy array |
   | a handle of your own | as it is; what it names | |
 
-  What the tool returns comes back as binaries: `bytes`, text and arrays over the worker's threshold, tables as Arrow
-  IPC streams. With `resolve: false` the handles stay, which tell dtype and shape; their regions then belong to
+  What the tool returns comes back as `Snakepit.SharedMemory.fetch/2` gives it, as binaries: `bytes`, arrays, text over the
+  worker's threshold, tables as Arrow IPC streams. With `resolve: false` the handles stay, which tell dtype and shape; their regions then belong to
   the calling process. A result that the worker gave away is removed from shared memory as it is fetched, and the
   binary keeps the memory until it is garbage-collected.
 
@@ -106,33 +108,40 @@ defmodule Snakepit.SharedMemory.Bridge do
 
   A chunk is removed from shared memory as it is resolved, and that is what the worker waits for when so many are on
   their way (`snakepit_shm.snakepit`, `Flow`). With `resolve: false` the callback gets handles, and removes each
-  (`Snakepit.SharedMemory.deallocate_region/2`) when it has done with it, for else the stream stalls. When a chunk cannot be resolved
+  (`Snakepit.SharedMemory.deallocate_region/2`) when it has done with it, for else the stream stalls. A chunk that is no map is
+  under `"data"`. What the callback answers goes to the transport: Snakepit ends the stream at `:halt`. When a chunk cannot be resolved
   the callback gets no more of them, and the answer is that error.
   """
   @spec execute_stream(String.t(), map(), (term() -> term()), options()) ::
           :ok | {:error, Error.t() | term()}
   def execute_stream(command, args \\ %{}, callback, opts \\ []) when is_function(callback, 1) do
-    # Chunks may come in another process; what comes of them after the end is nobody's.
+    # Chunks may come in another process; what it says after the end is nobody's.
     failed = :erlang.alias()
     stopped = :atomics.new(1, signed: false)
 
-    answer =
-      call(:execute_stream, command, args, opts, fn via, args, opts, settings ->
-        via.execute_stream(command, args, &chunk(&1, callback, failed, stopped, settings), opts)
-      end)
+    try do
+      answer =
+        call(:execute_stream, command, args, opts, fn via, args, opts, settings ->
+          via.execute_stream(command, args, &chunk(&1, callback, failed, stopped, settings), opts)
+        end)
 
-    :erlang.unalias(failed)
-
-    receive do
-      {^failed, error} -> {:error, error}
+      # Before the alias ends: with it goes what was sent to it and not received.
+      receive do
+        {^failed, error} -> {:error, error}
+      after
+        0 -> answer
+      end
     after
-      0 -> answer
+      :erlang.unalias(failed)
     end
   end
 
+  # What the callback answers is for the transport: Snakepit ends a stream at `:halt`. One that does not
+  # go by it sends more, which nobody is to see.
   defp chunk(chunk, callback, failed, stopped, settings) do
     if :atomics.get(stopped, 1) == 1 do
       Results.discard(chunk, settings)
+      :halt
     else
       case Results.value(chunk, settings) do
         {:ok, value} ->
@@ -141,6 +150,7 @@ defmodule Snakepit.SharedMemory.Bridge do
         {:error, error} ->
           :atomics.put(stopped, 1, 1)
           send(failed, {failed, error})
+          {:halt, error}
       end
     end
   end

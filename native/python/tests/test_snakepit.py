@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import dataclasses
 import gc
 import inspect
 import json
@@ -15,9 +16,12 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import hypothesis.extra.numpy as hnp
+import hypothesis.strategies as st
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import HealthCheck, given, settings
 
 import snakepit_shm as shm
 from conftest import Place, until
@@ -46,6 +50,7 @@ def options(place: Place, **more: Any) -> Options:
 
 def taken(place: Place, value: Any) -> Any:
     """As the caller does: what a handle names, which is then removed."""
+    value = value.get("data", value)
     if "__snakepit_shm_chunk__" in value:
         value = value["__snakepit_shm_chunk__"]
     resolved = place.resolve(value)
@@ -283,6 +288,59 @@ def test_a_result_that_fails_half_way_leaves_nothing(place: Place) -> None:
     with pytest.raises(shm.InvalidSizeError):
         result()
     assert place.files() == []
+
+
+def values() -> st.SearchStrategy[Any]:
+    """What a tool may return: JSON, with bytes and arrays in it."""
+    dtypes = hnp.integer_dtypes(endianness="<") | hnp.boolean_dtypes()
+    leaves = (
+        st.none()
+        | st.booleans()
+        | st.integers(-(2**63), 2**63)
+        | st.floats(allow_nan=False)
+        | st.text(max_size=20)
+        | st.binary(max_size=20)
+        | hnp.arrays(dtypes, hnp.array_shapes(max_dims=3, max_side=4, min_side=0))
+    )
+    keys = st.text(max_size=5)
+    return st.recursive(
+        leaves,
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4),
+        max_leaves=8,
+    )
+
+
+def equal(one: Any, other: Any) -> bool:
+    if isinstance(one, np.ndarray):
+        return one.dtype == other.dtype and one.shape == other.shape and np.array_equal(one, other)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(equal, one, other))
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    return type(one) is type(other) and bool(one == other)
+
+
+def handles_in(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, list):
+        for item in value:
+            yield from handles_in(item)
+    elif isinstance(value, dict):
+        if "__snakepit_shm__" in value:
+            yield value
+        else:
+            yield from handles_in(list(value.values()))
+
+
+@settings(max_examples=150, suppress_health_check=list(HealthCheck), deadline=None)
+@given(value=values())
+def test_what_one_tool_returns_another_gets(place: Place, value: Any) -> None:
+    same = shared_arguments(options=options(place, raw="bytes"))
+    sent = json.loads(json.dumps(same(lambda: value)()))
+    got: list[Any] = []
+    same(got.append)(sent)
+    assert equal(got[0], value)
+    got.clear()
+    released(place, *handles_in(sent))
 
 
 def test_handles_that_the_tool_made_itself_stay_as_they_are(place: Place) -> None:
@@ -545,6 +603,39 @@ def test_chunks_travel_as_handles_and_are_taken(place: Place, name: str) -> None
     released(place, start)
     until(lambda: not shm._share._shared, "nothing held of what was taken")
     assert place.files() == []
+
+
+def test_chunks_of_each_form_keep_it(place: Place) -> None:
+    """Snakepit puts keys of its own into objects, and reads ``data`` and ``is_final`` of others."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Part:
+        data: Any
+        is_final: bool = False
+
+    own = place.share(b"own")
+
+    @shared_arguments(options=options(place))
+    def parts() -> Iterator[Any]:
+        yield {"n": 1, "value": b"one"}
+        yield b"two"
+        yield StreamChunk(b"three", is_final=True)
+        yield Part({"value": b"four"})
+        yield "five"
+        yield own
+
+    one, two, three, four, five, six = list(parts())
+    assert one["n"] == 1
+    assert taken(place, one["value"]) == b"one"
+    assert list(two) == ["data"]
+    assert taken(place, two) == b"two"
+    assert isinstance(three, StreamChunk)
+    assert three.is_final
+    assert taken(place, three.data) == b"three"
+    assert isinstance(four, Part)
+    assert taken(place, four.data["value"]) == b"four"
+    assert (five, six) == ("five", {"data": own})
+    released(place, own)
 
 
 def held(place: Place) -> int:

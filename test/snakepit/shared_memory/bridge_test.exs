@@ -32,7 +32,8 @@ defmodule Snakepit.SharedMemory.BridgeTest do
   end
 
   defp call(args, place, tool, opts \\ []) do
-    Bridge.execute("tool", args, [via: Via, tool: tool, threshold: 1000] ++ opts ++ place)
+    opts = Keyword.merge([via: Via, tool: tool, threshold: 1000], opts)
+    Bridge.execute("tool", args, opts ++ place)
   end
 
   # What a worker does with `transfer=True`: a sealed region that nobody writes.
@@ -104,8 +105,8 @@ defmodule Snakepit.SharedMemory.BridgeTest do
                      %{
                        "given" => bytes,
                        "other" => {:pickle, 1},
-                       :a => bytes,
-                       :v => "text, but bytes"
+                       "a" => bytes,
+                       "v" => "text, but bytes"
                      }
 
             assert opts[:timeout] == 5
@@ -317,6 +318,69 @@ defmodule Snakepit.SharedMemory.BridgeTest do
     end
   end
 
+  describe "both ways" do
+    # A worker that answers what it got: resolved, and given away anew where it is large.
+    defp echoed(%{"__snakepit_shm_text__" => handle}, place), do: echoed(handle, place)
+
+    defp echoed(%{"__snakepit_shm__" => _} = handle, place),
+      do: handle |> SharedMemory.fetch!(dir: place[:dir]) |> echoed(place)
+
+    defp echoed(%{"__snakepit_shm_inline__" => 1, "base64" => text}, place),
+      do: text |> Base.decode64!() |> echoed(place)
+
+    defp echoed(%{} = map, place), do: Map.new(map, fn {k, v} -> {k, echoed(v, place)} end)
+    defp echoed(list, place) when is_list(list), do: Enum.map(list, &echoed(&1, place))
+
+    defp echoed(binary, place) when is_binary(binary) and byte_size(binary) > 30,
+      do: binary |> give(place) |> elem(0)
+
+    defp echoed(other, _place), do: other
+
+    defp anything(0), do: Enum.random([nil, true, -1, 2.5, "", "text", binary()])
+
+    defp anything(depth) do
+      case :rand.uniform(4) do
+        1 -> for _ <- 1..:rand.uniform(3), do: anything(depth - 1)
+        2 -> for n <- 1..:rand.uniform(3), into: %{}, do: {"key#{n}", anything(depth - 1)}
+        _ -> anything(0)
+      end
+    end
+
+    defp binary do
+      size = Enum.random([1, 19, 20, 21, 30, 31, 100, 5000])
+      if :rand.uniform(2) == 1, do: :rand.bytes(size), else: String.duplicate("t", size)
+    end
+
+    test "whatever is in it, however deep, comes back as it was", %{place: place} do
+      :rand.seed(:exsss, {6, 4, 1})
+
+      for _ <- 1..200 do
+        args = for n <- 1..3, into: %{}, do: {"arg#{n}", anything(3)}
+
+        tool = fn got, opts ->
+          {:ok, echoed(Map.merge(got, opts[:binary_parameters] || %{}), place)}
+        end
+
+        assert call(args, place, tool, threshold: 20) == {:ok, args}
+      end
+
+      assert SharedMemory.list_regions!(place) == []
+    end
+
+    test "calls of many processes at once", %{place: place} do
+      echo = fn args, _opts -> {:ok, echoed(args, place)} end
+
+      1..50
+      |> Task.async_stream(fn n ->
+        args = %{"x" => String.duplicate("#{n} ", 1000)}
+        assert call(args, place, echo) == {:ok, args}
+      end)
+      |> Stream.run()
+
+      assert SharedMemory.list_regions!(place) == []
+    end
+  end
+
   describe "fallback" do
     setup do
       Listener.attach(self())
@@ -341,7 +405,7 @@ defmodule Snakepit.SharedMemory.BridgeTest do
         capture_log(fn ->
           assert call(%{a: text, b: large(), c: [large()]}, place, fn args, opts ->
                    assert args.a == text
-                   assert opts[:binary_parameters] == %{b: large()}
+                   assert opts[:binary_parameters] == %{"b" => large()}
                    assert [%{"__snakepit_shm_inline__" => 1}] = args.c
                    {:ok, :done}
                  end) == {:ok, :done}
@@ -366,8 +430,9 @@ defmodule Snakepit.SharedMemory.BridgeTest do
         send(test, {:call, args, opts})
 
         if is_map(args[:x]),
-          do: {:error, %{message: "NotFoundError: [snakepit-shm: arguments not resolved] gone"}},
-          else: {:ok, opts[:binary_parameters][:x]}
+          do:
+            {:error, %{message: "no", details: ["[snakepit-shm: arguments not resolved] gone"]}},
+          else: {:ok, opts[:binary_parameters]["x"]}
       end
 
       capture_log(fn -> assert call(%{x: large()}, place, tool) == {:ok, large()} end)
@@ -427,11 +492,12 @@ defmodule Snakepit.SharedMemory.BridgeTest do
       log =
         capture_log(fn ->
           with_config([enabled: false], fn ->
-            assert {:ok, {%{}, [binary_parameters: %{x: _}]}} = call(%{x: large()}, place, echo)
+            assert {:ok, {%{}, [binary_parameters: %{"x" => _}]}} =
+                     call(%{x: large()}, place, echo)
           end)
 
           :ok = Application.stop(:snakepit_shared_memory)
-          assert {:ok, {%{}, [binary_parameters: %{x: _}]}} = call(%{x: large()}, place, echo)
+          assert {:ok, {%{}, [binary_parameters: %{"x" => _}]}} = call(%{x: large()}, place, echo)
           {:ok, _} = Application.ensure_all_started(:snakepit_shared_memory)
         end)
 
@@ -472,6 +538,27 @@ defmodule Snakepit.SharedMemory.BridgeTest do
       assert SharedMemory.list_regions!(place) == []
     end
 
+    test "what the callback answers is the transport's, and so is an end of ours", %{place: place} do
+      {gone, _} = give("gone", place)
+      SharedMemory.deallocate_region!(gone, dir: place[:dir])
+      test = self()
+
+      defmodule Halting do
+        def execute_stream("tool", %{test: test, chunks: chunks}, callback, _opts) do
+          for chunk <- chunks, do: send(test, {:answer, callback.(chunk)})
+          :ok
+        end
+      end
+
+      # As Snakepit hands a chunk over: with a key of its own in it.
+      chunks = [%{"data" => gone, "is_final" => false}]
+      run = &Bridge.execute_stream("tool", %{test: test, chunks: &1}, &2, [via: Halting] ++ place)
+      assert run.([%{"n" => 1}], fn %{"n" => 1} -> :halt end) == :ok
+      assert_received {:answer, :halt}
+      assert code(run.(chunks, fn _ -> flunk("a chunk that is not there") end)) == :not_found
+      assert_received {:answer, {:halt, %Error{code: :not_found}}}
+    end
+
     test "with resolve: false the callback has the handles to remove", %{place: place} do
       test = self()
       {handle, _} = give("x", place, keep: true)
@@ -508,7 +595,8 @@ defmodule Snakepit.SharedMemory.BridgeTest do
 
       with_config(settings, fn ->
         for {pool, bytes, handle?} <- [
-              {Snakepit.Pool, 99, false},
+              # Within a factor of four of the threshold it may be a trial.
+              {Snakepit.Pool, 20, false},
               {Snakepit.Pool, 500, true},
               {Small, 10, true},
               {Small, 9, false},

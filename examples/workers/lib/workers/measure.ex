@@ -40,13 +40,11 @@ defmodule Workers.Measure do
     :erlang.garbage_collect()
     started = System.monotonic_time(:nanosecond)
     {:ok, result} = Work.run(work, way, timeout: 300_000)
-    same? = same?(work, result, expected)
+    same? = result == expected
     took = (System.monotonic_time(:nanosecond) - started) / 1.0e6
     unless same?, do: raise("#{work.tool} by #{Work.name(way)} came to another result")
     took
   end
-
-  defp same?(_work, result, expected), do: result == expected
 
   @doc "A table: rows of tool and size, columns of ways."
   @spec print([row()]) :: :ok

@@ -9,6 +9,9 @@ defmodule Snakepit.SharedMemory.Bridge.Arguments do
   alias Snakepit.SharedMemory.Bridge.{Fallback, Settings, Threshold, Value, Wire}
   alias Snakepit.SharedMemory.Telemetry
 
+  # Marks bytes that JSON cannot carry, until it is known where they go; no caller's tuple has it.
+  @bytes {__MODULE__, :bytes}
+
   @enforce_keys [:args, :opts]
   defstruct @enforce_keys ++ [shared: [], trial: nil]
 
@@ -22,14 +25,15 @@ defmodule Snakepit.SharedMemory.Bridge.Arguments do
 
   @doc "Arguments and options as the transport gets them."
   @spec prepare(map(), keyword(), Settings.t()) :: t()
+  def prepare(args, opts, %{adaptive: false} = settings), do: convert(args, opts, settings)
+
   def prepare(args, opts, settings) do
-    sizes = if settings.adaptive, do: sizes(args, opts, settings), else: []
-    way = settings.adaptive && Threshold.trial(settings.known, sizes)
-    settings = %{settings | way: way || nil}
-    prepared = convert(args, opts, settings)
+    sizes = sizes(args, opts, settings)
+    way = Threshold.trial(settings.known, sizes)
+    prepared = convert(args, opts, %{settings | way: way})
 
     # A trial of handles in which none was shared has tried nothing.
-    if way == nil or way == false or (way == :handle and prepared.shared == []),
+    if way == nil or (way == :handle and prepared.shared == []),
       do: prepared,
       else: %{prepared | trial: {way, hd(sizes)}}
   end
@@ -82,10 +86,14 @@ defmodule Snakepit.SharedMemory.Bridge.Arguments do
   # Bytes that JSON cannot carry go beside it; those further inside cannot.
   defp argument({key, value}, {args, acc}, settings) do
     case walk(value, acc, settings) do
-      {{:bytes, bytes}, acc} -> {args, put_in(acc.apart[key], bytes)}
+      {{@bytes, bytes}, acc} -> {args, put_in(acc.apart[name(key)], bytes)}
       {walked, acc} -> {Map.put(args, key, walked), acc}
     end
   end
+
+  # JSON makes text of atoms by itself; what goes beside it may not.
+  defp name(key) when is_atom(key), do: Atom.to_string(key)
+  defp name(key), do: key
 
   # What the caller gave as bytes comes as bytes.
   defp argument_apart({key, value}, {args, acc}, settings) do
@@ -101,7 +109,7 @@ defmodule Snakepit.SharedMemory.Bridge.Arguments do
   defp walk(binary, acc, settings) when is_binary(binary) do
     case share(binary, [], acc, settings) do
       {:ok, handle, acc} -> {Wire.text(handle), acc}
-      :plain -> {if(String.valid?(binary), do: binary, else: {:bytes, binary}), acc}
+      :plain -> {if(String.valid?(binary), do: binary, else: {@bytes, binary}), acc}
     end
   end
 
@@ -112,7 +120,7 @@ defmodule Snakepit.SharedMemory.Bridge.Arguments do
 
       :plain ->
         if options == [],
-          do: {{:bytes, IO.iodata_to_binary(data)}, acc},
+          do: {{@bytes, IO.iodata_to_binary(data)}, acc},
           else: {Wire.inline(data, options), acc}
     end
   end
@@ -152,7 +160,7 @@ defmodule Snakepit.SharedMemory.Bridge.Arguments do
 
   defp inner(value, acc, settings) do
     case walk(value, acc, settings) do
-      {{:bytes, bytes}, acc} -> {Wire.inline(bytes, []), acc}
+      {{@bytes, bytes}, acc} -> {Wire.inline(bytes, []), acc}
       walked -> walked
     end
   end

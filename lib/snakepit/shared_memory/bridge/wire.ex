@@ -66,10 +66,10 @@ defmodule Snakepit.SharedMemory.Bridge.Wire do
   defp reason(_none), do: nil
 
   @spec unresolved?(term()) :: boolean()
-  def unresolved?({:error, error}), do: String.contains?(said(error), @unresolved)
+  def unresolved?({:error, error}), do: error |> said() |> String.contains?(@unresolved)
   def unresolved?(_answer), do: false
 
+  # Wherever in an error the transport has put it. It stands at the end of a traceback.
   defp said(text) when is_binary(text), do: text
-  defp said(%{message: text}) when is_binary(text), do: text
-  defp said(other), do: inspect(other, printable_limit: 4_096)
+  defp said(error), do: inspect(error, printable_limit: 65_536, limit: 500)
 end

@@ -54,7 +54,7 @@ def decode(
         ShmError: Something in it cannot be resolved.
     """
     if isinstance(value, Mapping):
-        found = _special(value)
+        found = special(value)
         if found is not None:
             return _take(*found, raw=raw, dir=dir)
         if type(value) is dict:
@@ -76,7 +76,8 @@ def _same(new: Any, old: Any) -> Any:
     return old if all(a is b for a, b in pairs) else new
 
 
-def _special(value: Mapping[str, Any]) -> tuple[str, Any] | None:
+def special(value: Mapping[str, Any]) -> tuple[str, Any] | None:
+    """What an object stands for, if it is one of the forms: which, and what is in it."""
     if HANDLE in value:
         return "handle", value
     if INLINE in value:
@@ -173,7 +174,7 @@ class Encoder:
         if isinstance(value, str):
             return self._text(value) if len(value) * 4 >= self._threshold else value
         if type(value) is dict:
-            if _special(value) is not None:
+            if special(value) is not None:
                 return value  # the tool's own handle
             return _same({key: self._walk(item) for key, item in value.items()}, value)
         if type(value) is list:

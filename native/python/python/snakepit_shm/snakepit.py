@@ -41,7 +41,7 @@ from ._errors import ShmError
 from ._share import share
 from ._snakepit_flow import Flow, StreamStalledError, Window
 from ._snakepit_member import stay
-from ._snakepit_wire import CHUNK, Encoder, decode, share_for_good
+from ._snakepit_wire import CHUNK, Encoder, decode, share_for_good, special
 
 __all__ = [
     "ArgumentsNotResolvedError",
@@ -152,9 +152,7 @@ def _decorate(tool: Callable[..., Any], options: Options) -> Callable[..., Any]:
                 result = tool(*args, **kwargs)
             return _finished(result, options)
 
-    wrapped = functools.wraps(tool)(wrapper)
-    wrapped._snakepit_shm = True  # type: ignore[attr-defined]
-    return wrapped
+    return functools.wraps(tool)(wrapper)
 
 
 class _in_tool:  # noqa: N801 - used like a function
@@ -249,13 +247,14 @@ def _chunk(item: Any, window: Window, options: Options) -> Any:
         options.dir,
         wrap=CHUNK,
     )
-    # Snakepit's StreamChunk, by its name: it is not imported.
-    if type(item).__name__ == "StreamChunk" and hasattr(item, "data"):
-        encoded = _with_data(item, encoder.encode(item.data))
-    else:
-        encoded = encoder.encode(item)
+    # Snakepit's StreamChunk, or what else has its attributes: it is not imported.
+    wrapped = hasattr(item, "data") and hasattr(item, "is_final")
+    encoded = encoder.encode(item.data if wrapped else item)
+    # Into an object Snakepit puts keys of its own; what is none goes under this one, as there.
+    if isinstance(encoded, dict) and special(encoded) is not None:
+        encoded = {"data": encoded}
     window.add(encoder.shared)
-    return encoded
+    return _with_data(item, encoded) if wrapped else encoded
 
 
 def _with_data(item: Any, data: Any) -> Any:
