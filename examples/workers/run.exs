@@ -3,7 +3,8 @@
 #
 #     mix run --no-start run.exs            (make example, from the root of the repository)
 #
-# EXAMPLE_QUICK=1 makes the measurements small, EXAMPLE_OUT names another folder for the plot: for tests.
+# EXAMPLE_LARGEST=10 measures up to 10 MB instead of 100; EXAMPLE_QUICK=1 makes all of it small, and EXAMPLE_OUT names
+# another folder for the plot: for tests.
 
 quick? = System.get_env("EXAMPLE_QUICK") == "1"
 out = System.get_env("EXAMPLE_OUT") || "plots"
@@ -124,7 +125,7 @@ section.("3. Workers killed in the middle", fn ->
   plainly = Bridge.execute("length", %{value: text}, via: Workers, dir: elsewhere)
   check.("what a worker cannot resolve is sent again in JSON", plainly == {:ok, 400_000})
   check.("a job that does not end is given up", Mishaps.given_up() == {:error, :timeout})
-  jobs = if quick?, do: 60, else: 400
+  jobs = if quick?, do: 60, else: 100
   counts = Mishaps.killed_at_random(jobs)
 
   check.(
@@ -138,15 +139,14 @@ section.("3. Workers killed in the middle", fn ->
 end)
 
 section.("4. The same work by handles, through a pipe, and in JSON", fn ->
+  # In a few sizes up to the largest, in MB.
+  largest = String.to_integer(System.get_env("EXAMPLE_LARGEST") || "100")
+  sizes = for mb <- [1, 3, 10, 30, 100], mb <= largest, do: mb * 1_000_000
+
   plan =
     if quick?,
       do: [{"negative", [1_000_000]}, {"blur", [1_000_000]}],
-      else: [
-        {"negative", [1_000_000, 10_000_000, 100_000_000]},
-        {"blur", [1_000_000, 10_000_000, 50_000_000]},
-        {"spectrum", [1_000_000, 10_000_000, 50_000_000]},
-        {"aggregate", [1_000_000, 10_000_000, 50_000_000]}
-      ]
+      else: for(tool <- ~w(negative blur spectrum aggregate), do: {tool, sizes})
 
   rounds = if quick?, do: 2, else: 3
   measured = Measure.run(plan, rounds)
