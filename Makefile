@@ -8,8 +8,8 @@ MAKEFLAGS += --no-print-directory
 export LC_ALL := C.UTF-8
 export ELIXIR_ERL_OPTIONS := +fnu
 
-.PHONY: help setup demo test bench bench-check bench-peers faults chaos lint fmt clean doc \
-        test-rust test-counts test-loom test-elixir test-python test-wheel test-interop test-readme test-demo test-chaos test-trixie
+.PHONY: help setup demo example test bench bench-check bench-peers faults chaos lint fmt clean doc \
+        test-rust test-counts test-loom test-elixir test-python test-wheel test-interop test-readme test-demo test-example test-chaos test-trixie
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ setup: ## Install what is missing, build everything (seconds when there is nothi
 
 demo: setup ## A photograph from Elixir to Python and back, and the pipe beside it (FILE=path for your own)
 	@scripts/demo.sh "$(FILE)"
+
+example: setup ## An application with a pool of Python workers: real work, a worker killed, JSON and a pipe beside it
+	@scripts/example.sh
 
 test: setup ## Everything that proves it right: lint, all tests, nothing left behind
 	@scripts/test.sh
@@ -49,6 +52,9 @@ test-readme: setup ## Every code block of the README, run
 
 test-demo: setup ## The demo's own parts, and the demo on small data
 	@scripts/test.sh demo
+
+test-example: setup ## The example application on small data
+	@scripts/test.sh example
 
 test-trixie: setup ## ExUnit on the Elixir of Debian 13, in a root of its own (needs root)
 	@scripts/test.sh trixie

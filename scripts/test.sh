@@ -11,7 +11,7 @@
 source "$(dirname "$0")/lib.sh"
 
 # `trixie` by name only: it needs root.
-ALL=(lint rust counts loom elixir python wheel interop readme demo chaos)
+ALL=(lint rust counts loom elixir python wheel interop readme demo example chaos)
 LOGS="$ROOT/target/test-logs"
 SUITE_TIMEOUT="${SUITE_TIMEOUT:-900}"
 RUN_UNTIL="${RUN_UNTIL:-}"
@@ -38,6 +38,7 @@ suite_python() { cd native/python && exec python -m pytest; }
 suite_wheel() { exec python test/wheel/run.py; }
 suite_readme() { exec python test/readme/run.py README.md; }
 suite_demo() { exec scripts/demo_test.sh; }
+suite_example() { exec scripts/example_test.sh; }
 suite_chaos() { exec scripts/chaos.sh --seconds 20 --seed 1; }
 suite_trixie() { exec scripts/trixie.sh; }
 

@@ -7,6 +7,9 @@ defmodule Demo.JSON do
 
   import Bitwise
 
+  # What ends a string, or cannot be in one as it is.
+  @special for char <- Enum.concat(0..0x1F, [?", ?\\]), do: <<char>>
+
   @doc "The JSON text of maps with string or atom keys, lists, strings, numbers, booleans and `nil`, as one line."
   @spec encode(term()) :: binary()
   def encode(term), do: IO.iodata_to_binary(write(term))
@@ -42,7 +45,12 @@ defmodule Demo.JSON do
     [?{, Enum.intersperse(members, ?,), ?}]
   end
 
-  defp escape(text), do: text |> String.to_charlist() |> Enum.map(&escape_char/1)
+  # Text without anything to escape, base64 for one, is not taken apart.
+  defp escape(text) do
+    if String.valid?(text) and :binary.match(text, @special) == :nomatch,
+      do: text,
+      else: text |> String.to_charlist() |> Enum.map(&escape_char/1)
+  end
 
   defp escape_char(?"), do: "\\\""
   defp escape_char(?\\), do: "\\\\"
@@ -57,7 +65,7 @@ defmodule Demo.JSON do
 
   defp value(<<?{, rest::binary>>), do: object(skip(rest), %{})
   defp value(<<?[, rest::binary>>), do: array(skip(rest), [])
-  defp value(<<?", rest::binary>>), do: string(rest, [])
+  defp value(<<?", rest::binary>>), do: text(rest)
   defp value(<<"true", rest::binary>>), do: {true, rest}
   defp value(<<"false", rest::binary>>), do: {false, rest}
   defp value(<<"null", rest::binary>>), do: {nil, rest}
@@ -114,6 +122,17 @@ defmodule Demo.JSON do
       <<?,, rest::binary>> -> array(skip(rest), [item | items])
       <<?], rest::binary>> -> {Enum.reverse([item | items]), rest}
       other -> fail("expected , or ] at: #{excerpt(other)}")
+    end
+  end
+
+  # A string without an escape is a part of the text, whatever its length.
+  defp text(rest) do
+    with {at, 1} <- :binary.match(rest, @special),
+         <<found::binary-size(at), ?", rest::binary>> <- rest,
+         true <- String.valid?(found) do
+      {found, rest}
+    else
+      _ -> string(rest, [])
     end
   end
 

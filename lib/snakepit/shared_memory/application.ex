@@ -7,8 +7,8 @@ defmodule Snakepit.SharedMemory.Application do
 
   require Logger
 
-  alias Snakepit.SharedMemory.{Config, Error, History, Jobs, Listing, Native, Pool, Recorder}
-  alias Snakepit.SharedMemory.{Table, Telemetry, Writers}
+  alias Snakepit.SharedMemory.{Bridge, Config, Error, History, Jobs, Listing, Native, Pool}
+  alias Snakepit.SharedMemory.{Recorder, Table, Telemetry, Writers}
 
   @impl true
   def start(_type, _args) do
@@ -20,6 +20,7 @@ defmodule Snakepit.SharedMemory.Application do
         Table.create()
         Error.Log.create_table()
         History.create()
+        Bridge.Threshold.create_table()
         Writers.create_table()
         stop_with_script()
         start_tree(config)

@@ -57,6 +57,14 @@ defmodule Snakepit.SharedMemory.Config do
       Default: `:first_fit`
     * `:enable_defragmentation` - cut files that are longer than their regions need. Default: `false`
 
+  What `Snakepit.SharedMemory.Bridge` goes by:
+
+    * `:bridge_via` - module that carries its calls. Default: `Snakepit`
+    * `:bridge_threshold` - bytes from which an argument travels as a handle. Default: 64 KiB
+    * `:bridge_adaptive` - whether that follows what is measured, for each pool. Default: `true`
+    * `:bridge_pools` - a map of pools to options of their own, `:via`, `:threshold` and `:adaptive`, for
+      those that are to differ. Default: `%{}`
+
   What is watched:
 
     * `:telemetry_enabled` - `false` emits no event even where `:telemetry` is loaded. Default: `true`
@@ -100,6 +108,13 @@ defmodule Snakepit.SharedMemory.Config do
        nil}
   ]
 
+  # Without defaults: what is not said of a pool is as for all.
+  @pool [
+    via: {:atom, nil},
+    threshold: {{:integer, 1, :infinity}, nil},
+    adaptive: {:boolean, nil}
+  ]
+
   @schema [
     enabled: {:boolean, true},
     namespace: {:string, "snakepit"},
@@ -132,7 +147,11 @@ defmodule Snakepit.SharedMemory.Config do
     health_check_interval: {@interval, nil},
     call_timeout: {{:integer, 1, @longest_timer_ms}, 30_000},
     history_limit: {{:integer, 0, 1_000_000}, 50},
-    session_source: {:atom, Snakepit.SharedMemory.SessionSource.Snakepit}
+    session_source: {:atom, Snakepit.SharedMemory.SessionSource.Snakepit},
+    bridge_via: {:atom, Snakepit},
+    bridge_threshold: {{:integer, 1, :infinity}, 65_536},
+    bridge_adaptive: {:boolean, true},
+    bridge_pools: {{:each, @pool}, %{}}
   ]
 
   # What files are called and where they lie cannot change under the regions that are there.
@@ -170,7 +189,11 @@ defmodule Snakepit.SharedMemory.Config do
           health_check_interval: pos_integer() | nil,
           call_timeout: pos_integer(),
           history_limit: non_neg_integer(),
-          session_source: module()
+          session_source: module(),
+          bridge_via: module(),
+          bridge_threshold: pos_integer(),
+          bridge_adaptive: boolean(),
+          bridge_pools: %{optional(atom()) => keyword() | map()}
         }
 
   @keys Keyword.keys(@schema)
@@ -278,6 +301,7 @@ defmodule Snakepit.SharedMemory.Config do
   # Options inside an option are changed one by one, as those outside are.
   defp merge(base, changes) do
     Map.merge(base, changes, fn
+      :bridge_pools, _old, new -> new
       _key, %{} = old, new when is_map(new) or is_list(new) -> merge(old, Map.new(new))
       _key, _old, new -> new
     end)

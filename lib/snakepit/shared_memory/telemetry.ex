@@ -36,6 +36,7 @@ defmodule Snakepit.SharedMemory.Telemetry do
   | `[:cleanup, :marked]` | the last reference to a region has gone that goes with it |
   | `[:cleanup, :expired]` | a region that nobody used was removed |
   | `[:cleanup, :released]` | the regions of a session or worker were removed |
+  | `[:bridge, :fallback]` | a value of a call through `Snakepit.SharedMemory.Bridge` did not travel as a handle |
   | `[:limit, :approached]` | an allocation that brings a limit to 80 %; again after it was below 70 %, every 10 s at most |
   | `[:limit, :reached]` | an allocation for which a limit leaves no room |
 
@@ -52,8 +53,18 @@ defmodule Snakepit.SharedMemory.Telemetry do
   | `[:cleanup, :marked]` | `count` (1) | `region` |
   | `[:cleanup, :expired]` | `count` (1), `bytes` | `region`, `reason`: `:idle` or `:unreferenced` |
   | `[:cleanup, :released]` | `regions`, `failed` (counts), `bytes` | `kind`: `:session` or `:worker`, `id` |
+  | `[:bridge, :fallback]` | `count` (1), `bytes` | `pool`, `command`, `direction`: `:arguments` or `:result`, `reason`: an error code, `:unresolved` or `:unknown` |
   | `[:limit, _]` | `used`, `maximum`, both in what the metadata says | `limit` (the key of the configuration), `scope`: `:node`, `{:process, pid}` or `{:session, id}`, `unit`: `:regions` or `:bytes`, `recommendation` |
   | `[:health, :checked]` | `duration` (native units), `warnings`, `critical` (counts) | `namespace`, `source`: `:monitor` or `:call`, `status`, `report` as from `health_check/1` |
+
+  The bridge also emits Snakepit's own events about zero-copy values, under Snakepit's names, so that what
+  listens to those sees these too. `duration_ms` is a float, in milliseconds.
+
+  | Event of Snakepit's | Emitted when | Measurements | Metadata |
+  |---|---|---|---|
+  | `[:snakepit, :zero_copy, :export]` | an argument was shared | `duration_ms`, `bytes` | `pool`, `command`, `subsystem` |
+  | `[:snakepit, :zero_copy, :import]` | a result was fetched | `duration_ms`, `bytes` | `pool`, `command`, `subsystem` |
+  | `[:snakepit, :zero_copy, :fallback]` | a value did not travel as a handle | `duration_ms`, `bytes` | `pool`, `command`, `subsystem`, `reason` |
   """
 
   alias Snakepit.SharedMemory.{Native, Recorder}
@@ -72,6 +83,7 @@ defmodule Snakepit.SharedMemory.Telemetry do
     cleanup: ~w(owner_down process_ended swept failed marked expired released)a,
     config: ~w(changed)a,
     limit: ~w(approached reached)a,
+    bridge: ~w(fallback)a,
     health: ~w(checked)a
   ]
 
@@ -141,6 +153,20 @@ defmodule Snakepit.SharedMemory.Telemetry do
       if enabled?(), do: Outbox.post(@prefix ++ [unquote(family), event], measurements, metadata)
       :ok
     end
+  end
+
+  # Under Snakepit's own names; `duration` is in native units.
+  @doc false
+  @spec zero_copy(:export | :import | :fallback, integer(), non_neg_integer(), map()) :: :ok
+  def zero_copy(event, duration, bytes, metadata) when event in [:export, :import, :fallback] do
+    if enabled?() do
+      milliseconds = System.convert_time_unit(duration, :native, :nanosecond) / 1.0e6
+      measurements = %{duration_ms: milliseconds, bytes: bytes}
+      metadata = Map.put(metadata, :subsystem, :shared_memory)
+      :telemetry.execute([:snakepit, :zero_copy, event], measurements, metadata)
+    end
+
+    :ok
   end
 
   # Every operation but `read` and `write` without a listener passes here, and is counted.

@@ -12,6 +12,7 @@
 //! | `array`, `buffer`, `bytes` | numpy, the buffer protocol, `bytes` |
 //! | `wait`, `watch` | sleeping until there is a value: a thread, an event loop |
 //! | `fork`, `seconds` | forked children, times |
+//! | `membership` | staying registered in a namespace |
 //! | `handle`, `discovery`, `pool`, `options`, `error` | the core's other types in Python's terms |
 //!
 //! **No unsafe code.** Memory reaches numpy as an address in an `__array_interface__`, never as a
@@ -31,6 +32,7 @@ mod error;
 mod fork;
 mod handle;
 mod loan;
+mod membership;
 mod options;
 mod pin;
 mod pool;
@@ -60,6 +62,8 @@ mod _native {
     use super::handle::{open_handle, remove_handle};
     #[pymodule_export]
     use super::loan::Loan;
+    #[pymodule_export]
+    use super::membership::{Membership, join};
     #[pymodule_export]
     use super::pin::{Pin, PinnedView};
     #[pymodule_export]

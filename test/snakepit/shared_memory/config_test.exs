@@ -44,7 +44,11 @@ defmodule Snakepit.SharedMemory.ConfigTest do
              health_check_interval: nil,
              call_timeout: 30_000,
              history_limit: 50,
-             session_source: Snakepit.SharedMemory.SessionSource.Snakepit
+             session_source: Snakepit.SharedMemory.SessionSource.Snakepit,
+             bridge_via: Snakepit,
+             bridge_threshold: 65_536,
+             bridge_adaptive: true,
+             bridge_pools: %{}
            }
   end
 

@@ -4,8 +4,8 @@ defmodule Snakepit.SharedMemory.ReconfiguredKeysTest do
 
   import ExUnit.CaptureLog
 
-  alias Snakepit.SharedMemory.{Config, Health, Janitor, Listener, ReferenceCounter, Registry}
-  alias Snakepit.SharedMemory.Telemetry
+  alias Snakepit.SharedMemory.{Bridge, Config, Health, Janitor, Listener, ReferenceCounter}
+  alias Snakepit.SharedMemory.{Registry, Telemetry}
 
   # With one value only, or none that this machine need have.
   @nothing_to_change ~w(security_level encryption_enabled audit_access secure_cleanup
@@ -76,7 +76,11 @@ defmodule Snakepit.SharedMemory.ReconfiguredKeysTest do
     :health_check_interval,
     :call_timeout,
     :history_limit,
-    :session_source
+    :session_source,
+    :bridge_via,
+    :bridge_threshold,
+    :bridge_adaptive,
+    :bridge_pools
   ]
 
   for key <- @proofs do
@@ -199,6 +203,38 @@ defmodule Snakepit.SharedMemory.ReconfiguredKeysTest do
     set(:history_limit, 5)
     for _ <- 1..5, do: id |> SharedMemory.map_region!() |> SharedMemory.unmap_region!()
     assert length(SharedMemory.history!(id)) == 5
+  end
+
+  defmodule Via do
+    @moduledoc false
+    def execute(_command, args, _opts), do: {:ok, is_map(args.x)}
+  end
+
+  defp prove(:bridge_via, _context) do
+    assert code(Bridge.execute("t", %{x: "x"})) == :unsupported
+    set(:bridge_via, Via)
+    assert Bridge.execute("t", %{x: "x"}) == {:ok, false}
+  end
+
+  defp prove(:bridge_threshold, _context) do
+    set(:bridge_threshold, 10)
+    # Nearer to the threshold it might be a trial.
+    text = String.duplicate("x", 100)
+    assert Bridge.execute("t", %{x: text}, via: Via, pool: Other) == {:ok, true}
+  end
+
+  defp prove(:bridge_adaptive, _context) do
+    assert %{adaptive: true} = Bridge.threshold()
+    set(:bridge_adaptive, false)
+    assert %{adaptive: false} = Bridge.threshold()
+  end
+
+  # As a whole: what is not in the new map is as for all.
+  defp prove(:bridge_pools, _context) do
+    set(:bridge_pools, %{One => [threshold: 1], Two => [threshold: 2]})
+    assert %{threshold: 1} = Bridge.threshold(One)
+    set(:bridge_pools, %{Two => [threshold: 3]})
+    assert [65_536, 3] == for(pool <- [One, Two], do: Bridge.threshold(pool).threshold)
   end
 
   defp prove(:session_source, _context) do

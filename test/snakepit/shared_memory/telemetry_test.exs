@@ -2,7 +2,7 @@ defmodule Snakepit.SharedMemory.TelemetryTest do
   # Changes whether the whole VM emits events.
   use Snakepit.SharedMemory.Case, async: false
 
-  alias Snakepit.SharedMemory.{Config, Listener, ReferenceCounter, Telemetry}
+  alias Snakepit.SharedMemory.{Bridge, Config, Listener, ReferenceCounter, Telemetry}
 
   @table Telemetry |> Code.fetch_docs() |> elem(4) |> Map.fetch!("en")
 
@@ -150,6 +150,17 @@ defmodule Snakepit.SharedMemory.TelemetryTest do
     Telemetry.cleanup_failed("ns", "reason")
     SharedMemory.health_check!(place)
     run_limits(place)
+    run_bridge(place)
+  end
+
+  defmodule Via do
+    def execute(_command, _args, _opts), do: {:ok, nil}
+  end
+
+  defp run_bridge(place) do
+    place = Keyword.put(place, :dir, "/no/such/directory")
+    args = %{text: String.duplicate("x", 100)}
+    {:ok, nil} = Bridge.execute("tool", args, [via: Via, threshold: 10] ++ place)
   end
 
   defp run_limits(place) do

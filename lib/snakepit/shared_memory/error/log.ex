@@ -17,6 +17,7 @@ defmodule Snakepit.SharedMemory.Error.Log do
 
   @table :snakepit_shm_error_log
   @burst 10
+  @counts Enum.to_list(1..@burst)
   @span_ms 10_000
   # Characters of a line.
   @longest 1_000
@@ -50,6 +51,23 @@ defmodule Snakepit.SharedMemory.Error.Log do
     error
   end
 
+  @doc """
+  A warning about what was handled inside, and is no error of the caller's; counted as errors are.
+  """
+  @spec warn(atom() | String.t(), atom(), (() -> String.t())) :: :ok
+  def warn(code, operation, said) do
+    # While the application does not run nothing counts; what is worth a warning then is said.
+    if allowed?(:warning) and
+         counted(%{code: code, operation: operation}) in [:infinity | @counts] do
+      Logger.warning(fn -> one_line("shared memory: #{cut(said.())} (#{code})") end,
+        shm_code: code,
+        shm_operation: operation
+      )
+    end
+
+    :ok
+  end
+
   # What nobody will see is not counted either.
   defp allowed?(level), do: Logger.compare_levels(level, Logger.level()) != :lt
 
@@ -74,9 +92,11 @@ defmodule Snakepit.SharedMemory.Error.Log do
 
   # Names come from anywhere: one error is one line, whatever is in it, and not a long one.
   defp line(error) do
-    text = error |> Exception.message() |> String.slice(0, @longest)
-    "shared memory: #{String.replace(text, ~r/[[:cntrl:]]+/, " ")} (#{error.code})"
+    one_line("shared memory: #{cut(Exception.message(error))} (#{error.code})")
   end
+
+  defp one_line(text), do: String.replace(text, ~r/[[:cntrl:]]+/, " ")
+  defp cut(text), do: String.slice(text, 0, @longest)
 
   # -- the table ------------------------------------------------------------------------------
 

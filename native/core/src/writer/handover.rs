@@ -6,7 +6,7 @@ use crate::error::{Result, ShmError};
 use crate::handle::Handle;
 use crate::hazard::Lookout;
 use crate::layout::SegmentState;
-use crate::platform::fork;
+use crate::platform::{self, fork};
 pub use crate::reclaim::MAX_TTL;
 use crate::segment::Segment;
 use crate::view::{Attachment, SealedView};
