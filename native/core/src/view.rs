@@ -310,7 +310,7 @@ impl SealedView {
         Ok(Self {
             sealed,
             slot: started.slot,
-            len,
+            len: if descriptor.is_empty() { 0 } else { len },
             version: started.version,
             timestamp_ns: info.timestamp_ns,
             descriptor,

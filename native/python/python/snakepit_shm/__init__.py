@@ -27,9 +27,11 @@ from ._api import (
     list_segments,
     remove,
 )
+from ._copies import CopyStats, copy_stats
 from ._errors import (
     AlreadyExistsError,
     ClosedError,
+    CopyNeededError,
     CorruptedError,
     DeadlineViolationError,
     EmptyError,
@@ -67,7 +69,7 @@ from ._native import (
     write_many,
 )
 from ._pool import configure_pool, drain_pool, pool_stats
-from ._share import release, resolve, share
+from ._share import empty, empty_like, release, resolve, share, zeros
 from ._types import (
     Capabilities,
     CleanupItem,
@@ -85,6 +87,8 @@ __all__ = [
     "CleanupItem",
     "CleanupReport",
     "ClosedError",
+    "CopyNeededError",
+    "CopyStats",
     "CorruptedError",
     "DeadlineViolationError",
     "EmptyError",
@@ -123,8 +127,11 @@ __all__ = [
     "capabilities",
     "cleanup",
     "configure_pool",
+    "copy_stats",
     "create",
     "drain_pool",
+    "empty",
+    "empty_like",
     "inspect",
     "list_segments",
     "pool_stats",
@@ -135,6 +142,7 @@ __all__ = [
     "round_up_capacity",
     "share",
     "write_many",
+    "zeros",
 ]
 
 # A child must know that the claims of inherited writers are its parent's.
