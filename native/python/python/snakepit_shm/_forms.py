@@ -246,13 +246,13 @@ def _arrow_column(value: Value, form: str) -> Any:
     if array.ndim != 1:
         value.refuse(form, "resolve it as_='numpy': an Arrow array has one dimension")
     try:
-        if array.dtype.kind in "biuf" and array.dtype.isnative and array.dtype.kind != "b":
+        if array.dtype.kind in "iuf" and array.dtype.isnative:
             column = pa.Array.from_buffers(
                 pa.from_numpy_dtype(array.dtype), len(array), [None, pa.py_buffer(array)]
             )
         else:
             value.must_copy(f"Arrow has another form of dtype {array.dtype}")
-            column = pa.array(array)
+            column = pa.array(array.astype(array.dtype.newbyteorder("="), copy=False))
     except (pa.ArrowException, TypeError, NotImplementedError) as error:
         raise UnsupportedError(
             f"Arrow has no type for an array of dtype {array.dtype}: {error}",
