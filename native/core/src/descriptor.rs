@@ -71,8 +71,8 @@ const NOTHING: u16 = 2;
 
 /// Format, element type and shape of a value.
 ///
-/// A value has at least one byte. What has none (an array with a dimension of 0, no bytes at all) is
-/// described as [empty](Self::is_empty), and the one byte beside the description stands for nothing.
+/// A value without a byte (an array with a dimension of 0, no bytes at all) is described as
+/// [empty](Self::is_empty); without such a description a length of 0 is garbage.
 ///
 /// ```
 /// use snakepit_shm::{DataFormat, Descriptor};
@@ -102,7 +102,7 @@ impl Descriptor {
         shape: [0; MAX_DIMS],
     };
 
-    /// Plain bytes, and not one of them; the value's one byte stands for nothing.
+    /// Plain bytes, and not one of them.
     pub const NO_BYTES: Self = Self {
         bits: NOTHING,
         ..Self::RAW
@@ -196,7 +196,7 @@ impl Descriptor {
         }
     }
 
-    /// Whether the value has no bytes; the one that the slot holds stands for nothing.
+    /// Whether the value has no bytes.
     pub fn is_empty(&self) -> bool {
         self.bits & NOTHING != 0 || self.byte_len() == Some(0)
     }
@@ -222,17 +222,17 @@ impl Descriptor {
         }
     }
 
-    /// Bytes that the slot holds of such a value; `None` when any number will do.
-    fn slot_len(&self) -> Option<usize> {
+    /// Bytes that such a value has; `None` when any number above 0 will do.
+    fn value_len(&self) -> Option<usize> {
         match self.format {
-            DataFormat::Numpy => self.byte_len().map(|len| len.max(1)),
-            _ if self.bits & NOTHING != 0 => Some(1),
+            DataFormat::Numpy => self.byte_len(),
+            _ if self.bits & NOTHING != 0 => Some(0),
             _ => None,
         }
     }
 
     fn check_product(&self, len: usize) -> Result<()> {
-        match self.slot_len() {
+        match self.value_len() {
             Some(expected) if expected != len => Err(ShmError::InvalidOption {
                 option: "shape",
                 reason: format!("dtype and shape make {expected} bytes, the value has {len}"),
@@ -291,10 +291,11 @@ impl Descriptor {
         if format == DataFormat::Numpy {
             decoded.byte_len()?;
         }
-        decoded
-            .slot_len()
-            .is_none_or(|expected| expected == len)
-            .then_some(decoded)
+        let fits = match decoded.value_len() {
+            Some(expected) => expected == len,
+            None => len > 0,
+        };
+        fits.then_some(decoded)
     }
 }
 
@@ -359,12 +360,14 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_one_byte_that_says_so() {
+    fn a_length_of_0_is_described() {
         let nothing = Descriptor::NO_BYTES;
         assert!(nothing.is_empty() && !Descriptor::RAW.is_empty());
-        assert_eq!(Descriptor::decode(&nothing.encode(), 1), Some(nothing));
-        assert_eq!(Descriptor::decode(&nothing.encode(), 2), None);
-        assert!(nothing.check_len(1).is_ok() && nothing.check_len(2).is_err());
+        assert_eq!(Descriptor::decode(&nothing.encode(), 0), Some(nothing));
+        assert_eq!(Descriptor::decode(&nothing.encode(), 1), None);
+        assert_eq!(Descriptor::decode(&Descriptor::RAW.encode(), 0), None);
+        assert_eq!(Descriptor::decode(&Descriptor::ARROW_IPC.encode(), 0), None);
+        assert!(nothing.check_len(0).is_ok() && nothing.check_len(1).is_err());
     }
 
     #[test]
@@ -373,7 +376,7 @@ mod tests {
         for (of, bit, len) in [
             (Descriptor::RAW, 1u64, 4),
             (Descriptor::ARROW_IPC, 1, 4),
-            (Descriptor::ARROW_IPC, 2, 1),
+            (Descriptor::ARROW_IPC, 2, 0),
             (array, 2, 24),
             (array, 4, 24),
         ] {
@@ -389,7 +392,7 @@ mod tests {
         fn survives_encoding(shape in prop::collection::vec(0u64..64, 0..=MAX_DIMS)) {
             for order in [Order::C, Order::Fortran] {
                 let d = Descriptor::numpy("<f8", &shape).unwrap().with_order(order);
-                let len = d.byte_len().unwrap().max(1);
+                let len = d.byte_len().unwrap();
                 prop_assert_eq!(Descriptor::decode(&d.encode(), len), Some(d));
                 prop_assert_eq!(Descriptor::decode(&d.encode(), len + 1), None);
                 prop_assert_eq!(d.shape(), shape.clone());
@@ -401,7 +404,8 @@ mod tests {
         #[test]
         fn garbage_is_refused_or_fits(words: [u64; 5], len in 0usize..1 << 30) {
             if let Some(d) = Descriptor::decode(&words, len) {
-                prop_assert!(d.byte_len().is_none_or(|n| n.max(1) == len));
+                prop_assert!(d.byte_len().is_none_or(|n| n == len));
+                prop_assert_eq!(d.is_empty(), len == 0);
                 prop_assert!(d.shape().len() <= MAX_DIMS);
             }
         }

@@ -294,7 +294,7 @@ impl SealedView {
         })?;
         let info = ReadInfo::load(mapping, started.slot, started.version);
         let len = info.len;
-        if len == 0 || len > mapping.geometry().capacity {
+        if !info.is_possible(mapping.geometry().capacity) {
             return Err(corrupted(name, "length of its value"));
         }
         if mapping.lost() {
@@ -310,7 +310,7 @@ impl SealedView {
         Ok(Self {
             sealed,
             slot: started.slot,
-            len: if descriptor.is_empty() { 0 } else { len },
+            len,
             version: started.version,
             timestamp_ns: info.timestamp_ns,
             descriptor,

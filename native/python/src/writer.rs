@@ -158,7 +158,8 @@ impl Writer {
             (Some(dtype), Some(shape)) => array::describe(dtype, &array::shape(shape)?)?,
             _ => return Err(half_described().into()),
         };
-        self.write_bytes(py, &[0], &described)
+        self.shared
+            .with(py, |writer| Ok(writer.loan()?.publish(0, &described)?))
     }
 
     /// The only slot, to be filled by an array and sealed.

@@ -12,8 +12,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from hypothesis import given, settings
 
 import snakepit_shm as shm
+from arrays_of_any_kind import PROPERTY, arrays, octets
 from conftest import Place, until
 
 MIB = 1 << 20
@@ -46,6 +48,22 @@ def test_what_was_filled_in_place_is_shared_in_place(place: Place, order: Any, d
     assert got.flags.f_contiguous == (order == "F")
     place.release(handle)
     assert (array == wanted).all()  # it lives on
+    assert place.files() == []
+
+
+@given(array=arrays())
+@settings(PROPERTY, max_examples=150)
+def test_every_kind_of_array_is_shared_in_place(place: Place, array: np.ndarray[Any, Any]) -> None:
+    filled = shm.empty_like(array, **place.where)
+    raw = f"V{array.dtype.itemsize}"
+    filled.view(raw)[...] = array.view(raw)
+    assert filled.flags.f_contiguous or not array.flags.f_contiguous
+    handle = shm.share(filled, copy=False) if array.size else place.share(filled)
+    got = place.resolve(handle, copy=False)
+    assert got.dtype == array.dtype
+    assert octets(got) == octets(array)
+    del filled, got
+    place.release(handle)
     assert place.files() == []
 
 

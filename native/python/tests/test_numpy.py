@@ -278,3 +278,20 @@ def test_dates_keep_their_unit(place: Place) -> None:
     assert got.dtype == np.dtype("M8[ns]")
     assert got[0].astype("M8[s]").item() == dt.datetime(2024, 2, 29, 12)
     place.release(handle)
+
+
+def test_a_live_value_without_a_byte(place: Place) -> None:
+    with place.create() as writer, place.attach() as reader:
+        writer._write_nothing(dtype="<f4", shape=(0, 3))
+        assert reader.numpy().shape == (0, 3)
+        assert reader.read() == b""
+        assert reader.info().shape == (0, 3)
+        with reader.pin() as pin:
+            assert pin.numpy().shape == (0, 3)
+        writer._write_nothing()
+        assert reader.read() == b""
+        assert reader.numpy().shape == (0,)
+        with pytest.raises(shm.OutOfBoundsError):
+            writer.write(b"")
+        writer.write_at(2, b"x")
+        assert reader.read() == b"\0\0x"

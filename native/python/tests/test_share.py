@@ -88,7 +88,10 @@ def test_nothing_is_shared_as_nothing(place: Place, obj: Any) -> None:
     )
     with place.attach(handle["name"]) as reader:
         assert len(reader.memoryview()) == 0
+        assert reader.read() == b""
+        assert reader.read_into(bytearray(8)) == 0
         assert reader.numpy().size == 0
+        assert reader.info().nbytes == 0
     del got
     place.release(handle)
     assert place.files() == []

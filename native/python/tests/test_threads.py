@@ -79,6 +79,31 @@ def test_threads_share_one_array_once(place: Place) -> None:
     assert place.files() == []
 
 
+def test_an_array_that_is_written_to_while_it_is_shared(place: Place) -> None:
+    """What it held at some moments; from then on it is what it is."""
+    array = np.zeros(1 << 20, "u1")
+    stop = threading.Event()
+
+    def write() -> None:
+        value = 0
+        while not stop.is_set():
+            value = (value + 1) % 256
+            array[:] = value
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(TURNS):
+            handle = place.share(array, integrity="crc32c")
+            got = place.resolve(handle)
+            once = got.tobytes()
+            assert place.resolve(handle, as_="bytes") == once == got.tobytes()
+            place.release(handle)
+    finally:
+        stop.set()
+        writer.join()
+
+
 def test_views_of_many_threads_outlive_everything(place: Place) -> None:
     def work(number: int) -> Any:
         handle = place.share(np.full(100_000, number))

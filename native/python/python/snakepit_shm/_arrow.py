@@ -12,13 +12,19 @@ KIND = b"snakepit_shm"
 """Metadata of a schema that says what the only column of a table was before it was shared."""
 
 
+def is_table(obj: object) -> bool:
+    """Whether `obj` is a pyarrow Table or RecordBatch. Imports nothing: who has one has pyarrow."""
+    pa: Any = sys.modules.get("pyarrow")
+    return pa is not None and isinstance(obj, (pa.Table, pa.RecordBatch))
+
+
 def is_arrow(obj: object) -> bool:
     """Whether `obj` goes by Arrow: of pyarrow, pandas or polars, or what offers an Arrow stream.
 
     Imports nothing: who has one of those has its library.
     """
     pa: Any = sys.modules.get("pyarrow")
-    if pa is not None and isinstance(obj, (pa.Table, pa.RecordBatch, pa.Array, pa.ChunkedArray)):
+    if is_table(obj) or (pa is not None and isinstance(obj, (pa.Array, pa.ChunkedArray))):
         return True
     library = type(obj).__module__.partition(".")[0]
     if library in {"pandas", "polars"}:

@@ -107,7 +107,7 @@ def check(
 
 def region_of(obj: object) -> Region | None:
     """The region that an array lies in and that was not shared yet."""
-    if not isinstance(obj, np.ndarray):
+    if type(obj) is not np.ndarray:  # a masked array is more than its memory
         return None
     region = _regions.get(id(obj.base))
     return region if region is not None and region.root() is obj.base else None
@@ -138,19 +138,24 @@ def seal(region: Region, array: npt.NDArray[Any]) -> None:
             remedy="delete them (slices, reshaped and transposed ones), then share it",
             segment=region.writer.name,
         )
-    # The root first: an array can be made writable again as long as its base is.
     root = region.root()
-    if root is not None:
-        root.setflags(write=False)
+    # Of threads that share it at once, one does.
+    if root is None or _regions.pop(id(root), None) is not region:
+        raise CopyNeededError(
+            "another thread shares this array right now",
+            remedy="share it once",
+            segment=region.writer.name,
+        )
+    # The root first: an array can be made writable again as long as its base is.
+    root.setflags(write=False)
     array.setflags(write=False)
     try:
         region.blank.seal(storage.dtype, array.shape, order_of(array))
     except BaseException:
-        if root is not None:
-            root.setflags(write=True)
+        root.setflags(write=True)
         array.setflags(write=True)
+        _regions[id(root)] = region
         raise
-    _regions.pop(id(root), None)
 
 
 def _discard(key: int) -> None:

@@ -162,7 +162,6 @@ def _seal(
 def _create(nbytes: int, name: str | None, place: _blank.Place, options: _Options) -> Writer:
     return create_pooled(
         f"share-{os.getpid()}-{secrets.token_hex(8)}" if name is None else name,
-        # What has no byte has one that stands for nothing.
         _native.round_up_capacity(max(nbytes, 1)),
         namespace=place.namespace,
         dir=place.dir,
@@ -217,8 +216,8 @@ def empty(
 
     ``share(array)`` seals what it holds: nobody can write to it any more, this process included.
     Other arrays over its memory (slices, reshaped ones) must be gone by then, or the value is
-    copied after all. So must buffers of it (a memoryview, a torch tensor): these are not found,
-    and what is written through them afterwards reaches those who have the handle.
+    copied after all. So must whatever else looks at it (a memoryview, a tensor, a masked array):
+    that is not found, and what is written through it afterwards reaches those who have the handle.
     An array that goes without having been shared leaves nothing behind.
 
     Args:
@@ -250,7 +249,8 @@ def empty(
     try:
         return _blank.fill(writer, dims, kind, order, place)
     except BaseException:
-        writer.close()
+        with contextlib.suppress(ShmError):  # what went wrong says more
+            writer._discard()
         raise
 
 
