@@ -1,7 +1,7 @@
 //! The public names, and the short forms for the default namespace (plan, "API Contracts").
 
 pub use crate::capabilities::{Capabilities, capabilities};
-pub use crate::descriptor::{DataFormat, Descriptor, MAX_DIMS};
+pub use crate::descriptor::{DataFormat, Descriptor, MAX_DIMS, Order};
 pub use crate::discovery::{
     SegmentChange, SegmentDiscovery, SegmentInfo, SegmentWatch, Survey, list_segments,
 };

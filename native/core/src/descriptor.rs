@@ -14,7 +14,7 @@ pub enum DataFormat {
     /// Plain bytes.
     #[default]
     Raw,
-    /// An array in C order: dtype and shape say which.
+    /// An array: dtype, shape and [order](Order) say which.
     Numpy,
     /// An Arrow IPC stream.
     ArrowIpc,
@@ -38,7 +38,41 @@ impl DataFormat {
     }
 }
 
+/// How the elements of an array follow one another in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Order {
+    /// The last index varies fastest, as in C.
+    #[default]
+    C,
+    /// The first index varies fastest, as in Fortran.
+    Fortran,
+}
+
+impl Order {
+    /// `"C"` or `"F"`, as in handles.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::C => "C",
+            Self::Fortran => "F",
+        }
+    }
+
+    /// The order of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::C, Self::Fortran]
+            .into_iter()
+            .find(|order| order.as_str() == name)
+    }
+}
+
+/// Bits of the word that says more about a value than its format; as in a slot header.
+const FORTRAN: u16 = 1;
+const NOTHING: u16 = 2;
+
 /// Format, element type and shape of a value.
+///
+/// A value without a byte (an array with a dimension of 0, no bytes at all) is described as
+/// [empty](Self::is_empty); without such a description a length of 0 is garbage.
 ///
 /// ```
 /// use snakepit_shm::{DataFormat, Descriptor};
@@ -53,6 +87,8 @@ pub struct Descriptor {
     format: DataFormat,
     dtype: [u8; 8],
     ndim: u8,
+    /// `FORTRAN`, `NOTHING`.
+    bits: u16,
     shape: [u32; MAX_DIMS],
 }
 
@@ -62,7 +98,14 @@ impl Descriptor {
         format: DataFormat::Raw,
         dtype: [0; 8],
         ndim: 0,
+        bits: 0,
         shape: [0; MAX_DIMS],
+    };
+
+    /// Plain bytes, and not one of them.
+    pub const NO_BYTES: Self = Self {
+        bits: NOTHING,
+        ..Self::RAW
     };
 
     /// An Arrow IPC stream.
@@ -133,6 +176,32 @@ impl Descriptor {
         dims.iter().copied().map(u64::from).collect()
     }
 
+    /// The same array, its elements in this order; other formats have none and stay as they are.
+    #[must_use]
+    pub fn with_order(mut self, order: Order) -> Self {
+        if self.format == DataFormat::Numpy {
+            self.bits = match order {
+                Order::C => self.bits & !FORTRAN,
+                Order::Fortran => self.bits | FORTRAN,
+            };
+        }
+        self
+    }
+
+    /// How the elements follow one another.
+    pub fn order(&self) -> Order {
+        if self.bits & FORTRAN == 0 {
+            Order::C
+        } else {
+            Order::Fortran
+        }
+    }
+
+    /// Whether the value has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.bits & NOTHING != 0 || self.byte_len() == Some(0)
+    }
+
     /// Bytes that an array of this type and shape has; `None` for other formats.
     pub fn byte_len(&self) -> Option<usize> {
         if self.format != DataFormat::Numpy {
@@ -149,12 +218,22 @@ impl Descriptor {
     pub(crate) fn check_len(&self, len: usize) -> Result<()> {
         match self.format {
             DataFormat::Numpy => self.check_product(len),
-            DataFormat::Raw | DataFormat::ArrowIpc => Ok(()),
+            DataFormat::Raw | DataFormat::ArrowIpc if self.bits == 0 => Ok(()),
+            DataFormat::Raw | DataFormat::ArrowIpc => self.check_product(len),
+        }
+    }
+
+    /// Bytes that such a value has; `None` when any number above 0 will do.
+    fn value_len(&self) -> Option<usize> {
+        match self.format {
+            DataFormat::Numpy => self.byte_len(),
+            _ if self.bits & NOTHING != 0 => Some(0),
+            _ => None,
         }
     }
 
     fn check_product(&self, len: usize) -> Result<()> {
-        match self.byte_len() {
+        match self.value_len() {
             Some(expected) if expected != len => Err(ShmError::InvalidOption {
                 option: "shape",
                 reason: format!("dtype and shape make {expected} bytes, the value has {len}"),
@@ -173,7 +252,7 @@ impl Descriptor {
             DataFormat::ArrowIpc => 2,
         };
         [
-            u64::from(self.ndim) << 32 | format << 40,
+            u64::from(self.ndim) << 32 | format << 40 | u64::from(self.bits) << 48,
             u64::from_le_bytes(self.dtype),
             pair(0),
             pair(2),
@@ -193,17 +272,31 @@ impl Descriptor {
         if usize::from(ndim) > MAX_DIMS {
             return None;
         }
+        let bits = (words[0] >> 48) as u16;
+        let allowed = match format {
+            DataFormat::Raw => NOTHING,
+            DataFormat::Numpy => FORTRAN,
+            DataFormat::ArrowIpc => 0,
+        };
+        if bits & !allowed != 0 {
+            return None;
+        }
         let half = |i: usize| (words[2 + i / 2] >> (32 * (i % 2))) as u32;
         let decoded = Self {
             format,
             dtype: words[1].to_le_bytes(),
             ndim,
+            bits,
             shape: std::array::from_fn(half),
         };
-        match format {
-            DataFormat::Numpy => (decoded.byte_len()? == len).then_some(decoded),
-            _ => Some(decoded),
+        if format == DataFormat::Numpy {
+            decoded.byte_len()?;
         }
+        let fits = match decoded.value_len() {
+            Some(expected) => expected == len,
+            None => len > 0,
+        };
+        fits.then_some(decoded)
     }
 }
 
@@ -267,18 +360,53 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_length_of_0_is_described() {
+        let nothing = Descriptor::NO_BYTES;
+        assert!(nothing.is_empty() && !Descriptor::RAW.is_empty());
+        assert_eq!(Descriptor::decode(&nothing.encode(), 0), Some(nothing));
+        assert_eq!(Descriptor::decode(&nothing.encode(), 1), None);
+        assert_eq!(Descriptor::decode(&Descriptor::RAW.encode(), 0), None);
+        assert_eq!(Descriptor::decode(&Descriptor::ARROW_IPC.encode(), 0), None);
+        assert!(nothing.check_len(0).is_ok() && nothing.check_len(1).is_err());
+    }
+
+    #[test]
+    fn only_an_array_has_an_order_and_only_plain_bytes_are_none() {
+        let array = Descriptor::numpy("<f4", &[2, 3]).unwrap();
+        for (of, bit, len) in [
+            (Descriptor::RAW, 1u64, 4),
+            (Descriptor::ARROW_IPC, 1, 4),
+            (Descriptor::ARROW_IPC, 2, 0),
+            (array, 2, 24),
+            (array, 4, 24),
+        ] {
+            let mut words = of.encode();
+            words[0] |= bit << 48;
+            assert_eq!(Descriptor::decode(&words, len), None);
+        }
+        assert_eq!(Descriptor::RAW.with_order(Order::Fortran), Descriptor::RAW);
+    }
+
     proptest! {
         #[test]
         fn survives_encoding(shape in prop::collection::vec(0u64..64, 0..=MAX_DIMS)) {
-            let d = Descriptor::numpy("<f8", &shape).unwrap();
-            prop_assert_eq!(Descriptor::decode(&d.encode(), d.byte_len().unwrap()), Some(d));
-            prop_assert_eq!(d.shape(), shape);
+            for order in [Order::C, Order::Fortran] {
+                let d = Descriptor::numpy("<f8", &shape).unwrap().with_order(order);
+                let len = d.byte_len().unwrap();
+                prop_assert_eq!(Descriptor::decode(&d.encode(), len), Some(d));
+                prop_assert_eq!(Descriptor::decode(&d.encode(), len + 1), None);
+                prop_assert_eq!(d.shape(), shape.clone());
+                prop_assert_eq!(d.order(), order);
+                prop_assert_eq!(d.is_empty(), shape.contains(&0));
+            }
         }
 
         #[test]
         fn garbage_is_refused_or_fits(words: [u64; 5], len in 0usize..1 << 30) {
             if let Some(d) = Descriptor::decode(&words, len) {
                 prop_assert!(d.byte_len().is_none_or(|n| n == len));
+                prop_assert_eq!(d.is_empty(), len == 0);
                 prop_assert!(d.shape().len() <= MAX_DIMS);
             }
         }

@@ -1,7 +1,8 @@
 //! Handles: what crosses a pipe instead of the bytes (DESIGN 8).
 
-use crate::descriptor::{DataFormat, Descriptor};
+use crate::descriptor::{DataFormat, Descriptor, Order};
 use crate::error::{Result, ShmError};
+use crate::meta::Meta;
 use crate::name::{DEFAULT_DIR, MAX_NAME, Place};
 use crate::options::SegmentOptions;
 use crate::reader::SegmentReader;
@@ -13,6 +14,9 @@ use std::path::Path;
 
 /// Most dimensions that a handle may have; more is nonsense.
 const MOST_DIMS: usize = 32;
+
+/// Most bytes of [`Handle::element`].
+const MOST_ELEMENT: usize = 4096;
 
 /// Names one sealed value: a small JSON-safe map.
 ///
@@ -27,7 +31,9 @@ const MOST_DIMS: usize = 32;
 ///
 /// let received = Handle::from_value(&serde_json::from_str(&sent).unwrap()).unwrap();
 /// assert_eq!(&received.open(dir.path()).unwrap()[..], b"42");
+/// assert!(received.is_found(dir.path()).unwrap());
 /// writer.close().unwrap();
+/// assert!(!received.is_found(dir.path()).unwrap());
 /// assert_eq!(received.open(dir.path()).unwrap_err().code(), "not_found");
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +46,7 @@ pub struct Handle {
     pub version: u64,
     /// Generation of the segment.
     pub generation: u32,
-    /// Length of the value, in bytes.
+    /// Length of the value, in bytes; 0 for one that has none.
     pub bytes: u64,
     /// numpy's array-protocol string; `"|u1"` for bytes.
     pub dtype: String,
@@ -48,6 +54,11 @@ pub struct Handle {
     pub shape: Vec<u64>,
     /// How the bytes are to be understood.
     pub format: DataFormat,
+    /// How the elements of an array follow one another; the field `order` is there for Fortran's only.
+    pub order: Order,
+    /// What the elements mean, where `dtype` cannot say it (`"|V2"` that are `"bfloat16"`; records): a word
+    /// among those who exchange it, that the segment does not know. The field `element`, where there is one.
+    pub element: Option<String>,
     /// Says which incarnation of the name is meant: a handle to an earlier segment is refused.
     pub token: String,
 }
@@ -62,7 +73,7 @@ impl Handle {
     /// The key that marks a map as a handle; its value is 1.
     pub const MARKER: &'static str = "__snakepit_shm__";
 
-    const KEYS: [&'static str; 10] = [
+    const KEYS: [&'static str; 12] = [
         Self::MARKER,
         "name",
         "namespace",
@@ -73,7 +84,13 @@ impl Handle {
         "shape",
         "format",
         "token",
+        Self::ORDER,
+        Self::ELEMENT,
     ];
+
+    /// Fields that most handles do without.
+    const ORDER: &'static str = "order";
+    const ELEMENT: &'static str = "element";
 
     /// Takes a decoded map apart; it may come from anybody.
     ///
@@ -110,6 +127,8 @@ impl Handle {
             dtype: text(map, "dtype")?,
             shape: shape(map)?,
             format,
+            order: order(map)?,
+            element: element(map)?,
             token: text(map, "token")?,
         };
         handle.check()?;
@@ -121,8 +140,18 @@ impl Handle {
         if self.version == 0 || self.version % 2 != 0 {
             return invalid("version must be even and above 0");
         }
-        if self.bytes == 0 || self.bytes > crate::MAX_CAPACITY as u64 {
-            return invalid(format!("bytes must be 1..={}", crate::MAX_CAPACITY));
+        if self.bytes > crate::MAX_CAPACITY as u64 {
+            return invalid(format!("bytes must be 0..={}", crate::MAX_CAPACITY));
+        }
+        let is_array = self.format == DataFormat::Numpy;
+        if !is_array && (self.order != Order::C || self.element.is_some()) {
+            return invalid("only an array has order and element");
+        }
+        if self.element.is_some() && self.dtype.as_bytes().get(1) != Some(&b'V') {
+            return invalid("dtype says what the elements are");
+        }
+        if self.bytes == 0 && self.format == DataFormat::ArrowIpc {
+            return invalid("an Arrow IPC stream has bytes");
         }
         if self.token.len() != 32 || !self.token.bytes().all(|b| b.is_ascii_hexdigit()) {
             return invalid("token is none");
@@ -145,7 +174,7 @@ impl Handle {
 
     /// The map, as it crosses a pipe.
     pub fn to_value(&self) -> Value {
-        json!({
+        let mut value = json!({
             (Self::MARKER): 1,
             "name": self.name,
             "namespace": self.namespace,
@@ -156,7 +185,14 @@ impl Handle {
             "shape": self.shape,
             "format": self.format.as_str(),
             "token": self.token,
-        })
+        });
+        if self.order != Order::C {
+            value[Self::ORDER] = json!(self.order.as_str());
+        }
+        if let Some(element) = &self.element {
+            value[Self::ELEMENT] = json!(element);
+        }
+        value
     }
 
     /// Options that name the segment in `dir`.
@@ -181,11 +217,30 @@ impl Handle {
             });
         }
         let view = reader.sealed()?;
-        let found = Self::of(view.segment(), &view, reader.generation());
+        let found = Self {
+            // The segment does not know; whoever understands it judges it.
+            element: self.element.clone(),
+            ..Self::of(view.segment(), &view, reader.generation())
+        };
         if found != *self {
             return invalid("it contradicts the segment");
         }
         Ok(view)
+    }
+
+    /// Whether the segment that the handle names is still to be found: it is looked up by name, and not opened. For
+    /// who holds a view of it and wants to know whether another one could be had.
+    ///
+    /// # Errors
+    ///
+    /// Those of reading its metadata, other than [`ShmError::NotFound`].
+    pub fn is_found(&self, dir: impl AsRef<Path>) -> Result<bool> {
+        self.check()?;
+        match Meta::load(&self.options(dir).place()?, &self.name) {
+            Ok(meta) => Ok(meta.incarnation == self.token),
+            Err(ShmError::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Removes the segment that the handle names, and no other of the same name.
@@ -214,6 +269,8 @@ impl Handle {
             dtype,
             shape,
             format: descriptor.format(),
+            order: descriptor.order(),
+            element: None,
             token: segment.incarnation.clone(),
         }
     }
@@ -253,6 +310,28 @@ fn shape(map: &Map<String, Value>) -> Result<Vec<u64>> {
             .collect(),
         _ => invalid(format!(
             "shape must be a list of at most {MOST_DIMS} numbers"
+        )),
+    }
+}
+
+fn order(map: &Map<String, Value>) -> Result<Order> {
+    let Some(given) = map.get(Handle::ORDER) else {
+        return Ok(Order::C);
+    };
+    match given.as_str().and_then(Order::from_name) {
+        Some(order) => Ok(order),
+        None => invalid("order must be \"C\" or \"F\""),
+    }
+}
+
+fn element(map: &Map<String, Value>) -> Result<Option<String>> {
+    match map.get(Handle::ELEMENT) {
+        None => Ok(None),
+        Some(Value::String(element)) if (1..=MOST_ELEMENT).contains(&element.len()) => {
+            Ok(Some(element.clone()))
+        }
+        Some(_) => invalid(format!(
+            "element must be a string of 1..={MOST_ELEMENT} bytes"
         )),
     }
 }
@@ -307,8 +386,46 @@ mod tests {
     }
 
     #[test]
+    fn what_most_handles_do_without_survives_its_map() {
+        let mut map = with("order", json!("F"));
+        map["dtype"] = json!("|V4");
+        map["element"] = json!("records of ours");
+        let handle = Handle::from_value(&map).unwrap();
+        assert_eq!(
+            (handle.order, handle.element.as_deref()),
+            (Order::Fortran, Some("records of ours"))
+        );
+        assert_eq!(handle.to_value(), map);
+        let said = Handle::from_value(&with("order", json!("C"))).unwrap();
+        assert_eq!(said.to_value(), good());
+    }
+
+    #[test]
+    fn nothing_has_handles_too() {
+        let nothing = |dtype: &str, shape: Value, format: &str| {
+            let mut map = with("bytes", json!(0));
+            map["dtype"] = json!(dtype);
+            map["shape"] = shape;
+            map["format"] = json!(format);
+            Handle::from_value(&map).map(|handle| handle.bytes)
+        };
+        assert_eq!(nothing("<f4", json!([3, 0]), "numpy").ok(), Some(0));
+        assert_eq!(nothing("|u1", json!([0]), "raw").ok(), Some(0));
+        for (dtype, shape, format) in [
+            ("<f4", json!([3]), "numpy"),
+            ("|u1", json!([1]), "raw"),
+            ("|u1", json!([0]), "arrow_ipc"),
+        ] {
+            assert!(nothing(dtype, shape, format).is_err(), "{format}");
+        }
+    }
+
+    #[test]
     fn every_field_is_needed_and_no_other_allowed() {
-        for key in Handle::KEYS {
+        for key in Handle::KEYS
+            .into_iter()
+            .filter(|key| good().get(key).is_some())
+        {
             let mut map = good();
             map.as_object_mut().unwrap().remove(key);
             assert_eq!(
@@ -342,6 +459,13 @@ mod tests {
             with("dtype", json!("|O8")),
             with("format", json!("pickle")),
             with("token", json!("")),
+            with("order", json!("K")),
+            with("order", json!(1)),
+            with("element", json!("bfloat16")),
+            with("element", json!("")),
+            with("element", json!(["<f4"])),
+            with("element", json!("x".repeat(4097))),
+            with("bytes", json!(0)),
         ] {
             let code = Handle::from_value(&bad).unwrap_err().code();
             assert!(

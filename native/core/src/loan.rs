@@ -62,7 +62,10 @@ fn publish(
     descriptor: &Descriptor,
 ) -> Result<u64> {
     writer.check_writable()?;
-    writer.check_range(0, len)?;
+    // No bytes are a value only where they are described as none.
+    if len > 0 || !descriptor.is_empty() {
+        writer.check_range(0, len)?;
+    }
     descriptor.check_len(len)?;
     let mapping = &writer.segment.mapping;
     let crc = if mapping.geometry().has(flags::CRC32C) {
@@ -114,7 +117,28 @@ impl Loan<'_> {
         self.writer.segment.mapping.loan_slice(&mut self.open.token)
     }
 
-    /// Publishes the first `len` bytes; returns the version.
+    /// Publishes the first `len` bytes; returns the version. None at all are a value if they are described as
+    /// [none](Descriptor::is_empty).
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// use snakepit_shm::{Descriptor, SegmentOptions};
+    ///
+    /// let options = SegmentOptions::new("nothing").dir(dir.path());
+    /// let mut writer = options.create().unwrap();
+    /// let no_rows = Descriptor::numpy("<f4", &[0, 3]).unwrap();
+    /// writer.loan().unwrap().publish(0, &no_rows).unwrap();
+    /// let mut reader = options.attach_reader().unwrap();
+    /// assert_eq!(reader.read().unwrap(), b"");
+    /// assert_eq!(reader.info().unwrap().descriptor().unwrap(), no_rows);
+    /// assert!(writer.loan().unwrap().publish(0, &Descriptor::RAW).is_err());
+    /// writer.loan().unwrap().publish(0, &Descriptor::NO_BYTES).unwrap();
+    /// assert_eq!(reader.read_next().unwrap().unwrap().data, b"");
+    /// assert_eq!(&reader.pin().unwrap()[..], b"");
+    /// writer.seal().unwrap();
+    /// assert_eq!(&reader.sealed().unwrap()[..], b"");
+    /// # reader.close().unwrap(); writer.close().unwrap();
+    /// ```
     ///
     /// # Errors
     ///

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 pub struct ReadInfo {
     /// Its version.
     pub version: u64,
-    /// Length of the whole value, in bytes.
+    /// Length of the whole value, in bytes; 0 only for one that is described as having none.
     pub len: usize,
     /// When it was published: CLOCK_MONOTONIC nanoseconds, 0 without timestamps.
     pub timestamp_ns: u64,
@@ -47,6 +47,19 @@ impl ReadInfo {
             timestamp_ns,
             words,
         }
+    }
+
+    /// Whether a slot of that capacity can hold a value of this length. Of a copy that was not whole it says
+    /// nothing.
+    #[inline]
+    pub(crate) fn is_possible(&self, capacity: usize) -> bool {
+        self.len <= capacity && (self.len > 0 || self.is_nothing())
+    }
+
+    /// A length of 0 that is meant.
+    #[cold]
+    fn is_nothing(&self) -> bool {
+        Descriptor::decode(&self.words, self.len).is_some_and(|described| described.is_empty())
     }
 
     pub(crate) fn crc(&self) -> u32 {

@@ -311,7 +311,7 @@ impl SealedView {
         })?;
         let info = ReadInfo::load(mapping, started.slot, started.version);
         let len = info.len;
-        if len == 0 || len > mapping.geometry().capacity {
+        if !info.is_possible(mapping.geometry().capacity) {
             return Err(corrupted(name, "length of its value"));
         }
         if mapping.lost() {

@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 use pyo3::{IntoPyObjectExt, intern};
-use snakepit_shm::{DataFormat, Descriptor, ShmError};
+use snakepit_shm::{DataFormat, Descriptor, Order, ShmError};
 
 use crate::error::Outcome;
 
@@ -17,6 +17,9 @@ use crate::error::Outcome;
 /// times, and strings of fixed width. Everything else (objects, records, variable-width strings)
 /// holds pointers or loses its meaning with its name.
 const PLAIN_KINDS: &[u8] = b"biufcmMSU";
+
+/// The same and `V`: bytes of a fixed number that mean nothing to numpy. What they mean a handle may say.
+const KINDS_OF_BYTES: &[u8] = b"biufcmMSUV";
 
 /// Most dtypes that are remembered.
 const KNOWN_AT_MOST: usize = 1024;
@@ -78,6 +81,20 @@ pub(crate) fn flat<'py>(array: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>
     view(&function(py, &CONTIGUOUS, "ascontiguousarray")?.call1((array,))?)
 }
 
+/// The bytes of an array that has no gaps, as they lie in memory: in place in either order, else over a copy in
+/// C order.
+pub(crate) fn flat_in_place<'py>(array: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    let py = array.py();
+    let fortran = array
+        .getattr(intern!(py, "flags"))?
+        .getattr(intern!(py, "f_contiguous"))?
+        .is_truthy()?;
+    if fortran {
+        return flat(&array.getattr(intern!(py, "T"))?);
+    }
+    flat(array)
+}
+
 /// An array over the bytes of `buffer` (anything with the buffer protocol).
 pub(crate) fn over_buffer<'py>(
     buffer: &Bound<'py, PyAny>,
@@ -86,6 +103,9 @@ pub(crate) fn over_buffer<'py>(
     let py = buffer.py();
     let keywords = PyDict::new(py);
     keywords.set_item(intern!(py, "buffer"), buffer)?;
+    if layout.order != Order::C {
+        keywords.set_item(intern!(py, "order"), layout.order.as_str())?;
+    }
     ndarray(py)?.call((&layout.shape, &layout.dtype), Some(&keywords))
 }
 
@@ -101,6 +121,7 @@ pub(crate) fn bytes_over<'py>(buffer: &Bound<'py, PyAny>) -> PyResult<Bound<'py,
 pub(crate) struct Layout<'py> {
     pub(crate) dtype: Bound<'py, PyAny>,
     pub(crate) shape: Bound<'py, PyTuple>,
+    pub(crate) order: Order,
 }
 
 impl<'py> Layout<'py> {
@@ -119,12 +140,13 @@ impl<'py> Layout<'py> {
         };
         if descriptor.format() != DataFormat::Numpy {
             return Ok(Self {
-                dtype: dtype(py, "|u1")?,
+                dtype: dtype(py, "|u1", PLAIN_KINDS)?,
                 shape: PyTuple::new(py, [len])?,
+                order: Order::C,
             });
         }
         let typestr = descriptor.dtype();
-        let dtype = dtype(py, typestr)
+        let dtype = dtype(py, typestr, KINDS_OF_BYTES)
             .map_err(|_| corrupted(format!("{typestr:?} is no dtype of plain bytes")))?;
         let item: usize = dtype.getattr(intern!(py, "itemsize"))?.extract()?;
         let shape: Vec<u64> = descriptor.shape();
@@ -140,6 +162,7 @@ impl<'py> Layout<'py> {
         Ok(Self {
             dtype,
             shape: PyTuple::new(py, shape)?,
+            order: descriptor.order(),
         })
     }
 
@@ -154,12 +177,28 @@ impl<'py> Layout<'py> {
             self.dtype.getattr(intern!(py, "str"))?,
         )?;
         interface.set_item(intern!(py, "data"), (address, readonly))?;
+        if self.order == Order::Fortran {
+            interface.set_item(intern!(py, "strides"), self.strides()?)?;
+        }
         Ok(interface)
+    }
+
+    /// Bytes from one element to the next of each dimension; the shape was checked not to overflow.
+    fn strides(&self) -> PyResult<Bound<'py, PyTuple>> {
+        let py = self.dtype.py();
+        let mut step: usize = self.dtype.getattr(intern!(py, "itemsize"))?.extract()?;
+        let mut strides = Vec::with_capacity(self.shape.len());
+        for dim in self.shape.iter() {
+            strides.push(step);
+            // As numpy does it: a dimension of 0 counts as 1.
+            step = step.saturating_mul(dim.extract::<usize>()?.max(1));
+        }
+        PyTuple::new(py, strides)
     }
 }
 
-/// The dtype of an array-protocol string, if it is one of plain bytes.
-fn dtype<'py>(py: Python<'py>, typestr: &str) -> Outcome<Bound<'py, PyAny>> {
+/// The dtype of an array-protocol string, if it is one of `kinds`.
+fn dtype<'py>(py: Python<'py>, typestr: &str, kinds: &[u8]) -> Outcome<Bound<'py, PyAny>> {
     static DTYPE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     // There are few dtypes in a program and making one costs more than the rest of a read.
     static KNOWN: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
@@ -175,13 +214,13 @@ fn dtype<'py>(py: Python<'py>, typestr: &str) -> Outcome<Bound<'py, PyAny>> {
         operation: "dtype",
         reason: "only plain dtypes (bool, integers, floats, complex, datetime64, timedelta64, S, U) lie in shared memory",
     };
-    if typestr.len() < 3 || !PLAIN_KINDS.contains(&typestr.as_bytes()[1]) {
+    if typestr.len() < 3 || !kinds.contains(&typestr.as_bytes()[1]) {
         return Err(unsupported().into());
     }
     let dtype = function(py, &DTYPE, "dtype")?.call1((typestr,))?;
     // `numpy.dtype` also reads abbreviations and records ("f4,f4"); only its own spelling of a
     // plain one counts.
-    if typestring(&dtype)?.as_deref() != Some(typestr) {
+    if typestring(&dtype, kinds)?.as_deref() != Some(typestr) {
         return Err(unsupported().into());
     }
     if known.len() < KNOWN_AT_MOST {
@@ -190,12 +229,12 @@ fn dtype<'py>(py: Python<'py>, typestr: &str) -> Outcome<Bound<'py, PyAny>> {
     Ok(dtype)
 }
 
-/// numpy's string of a dtype of plain bytes; `None` for any other dtype.
-fn typestring(dtype: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
+/// numpy's string of a dtype of one of `kinds`; `None` for any other dtype.
+fn typestring(dtype: &Bound<'_, PyAny>, kinds: &[u8]) -> PyResult<Option<String>> {
     let py = dtype.py();
     let kind: String = dtype.getattr(intern!(py, "kind"))?.extract()?;
     let plain = kind.len() == 1
-        && PLAIN_KINDS.contains(&kind.as_bytes()[0])
+        && kinds.contains(&kind.as_bytes()[0])
         && dtype.getattr(intern!(py, "names"))?.is_none()
         && dtype.getattr(intern!(py, "subdtype"))?.is_none();
     if !plain {
@@ -209,8 +248,15 @@ fn typestring(dtype: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
 pub(crate) fn describe(dtype: &Bound<'_, PyAny>, shape: &[u64]) -> Outcome<Descriptor> {
     static DTYPE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let py = dtype.py();
+    // Written out, "|V8" says that these bytes mean nothing here. A dtype of that kind may have a meaning
+    // (bfloat16, records), which would be lost.
+    let kinds = if dtype.is_instance_of::<PyString>() {
+        KINDS_OF_BYTES
+    } else {
+        PLAIN_KINDS
+    };
     let dtype = function(py, &DTYPE, "dtype")?.call1((dtype,))?;
-    let Some(typestr) = typestring(&dtype)? else {
+    let Some(typestr) = typestring(&dtype, kinds)? else {
         return Err(ShmError::Unsupported {
             name: dtype.str()?.to_string_lossy().into_owned(),
             operation: "dtype",
@@ -239,6 +285,22 @@ pub(crate) fn describe_array(array: &Bound<'_, PyAny>) -> Outcome<Descriptor> {
     Ok(described)
 }
 
+/// The descriptor of an array's memory, whatever its elements mean: "|V2" for what has no plain dtype of its own.
+pub(crate) fn describe_memory(array: &Bound<'_, PyAny>) -> Outcome<Descriptor> {
+    let py = array.py();
+    let dtype = array.getattr(intern!(py, "dtype"))?;
+    let is_opaque = dtype
+        .getattr(intern!(py, "kind"))?
+        .extract::<String>()
+        .is_ok_and(|kind| kind == "V");
+    if !is_opaque || dtype.getattr(intern!(py, "hasobject"))?.is_truthy()? {
+        return describe_array(array);
+    }
+    let shape: Vec<u64> = array.getattr(intern!(py, "shape"))?.extract()?;
+    let size: usize = dtype.getattr(intern!(py, "itemsize"))?.extract()?;
+    Ok(Descriptor::numpy(&format!("|V{size}"), &shape)?)
+}
+
 /// Whether the array's items lie one after another in C order.
 pub(crate) fn is_contiguous(array: &Bound<'_, PyAny>) -> PyResult<bool> {
     let py = array.py();
@@ -260,6 +322,18 @@ pub(crate) fn freeze(array: &Bound<'_, PyAny>) -> PyResult<()> {
 /// `memoryview(object)`.
 pub(crate) fn memoryview<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     Ok(pyo3::types::PyMemoryView::from(object)?.into_any())
+}
+
+/// An order as users give it; `"C"` without one.
+pub(crate) fn order(given: Option<&str>) -> Outcome<Order> {
+    let order = given.map_or(Some(Order::C), Order::from_name);
+    order.ok_or_else(|| {
+        ShmError::InvalidOption {
+            option: "order",
+            reason: format!("expected \"C\" or \"F\", got {given:?}"),
+        }
+        .into()
+    })
 }
 
 /// A shape as users give it: one number or a sequence of numbers.

@@ -56,7 +56,7 @@ pub(crate) fn write_many<'py>(
 ) -> PyResult<Bound<'py, PyList>> {
     collect(values, return_exceptions, |value| {
         let (writer, data): (Bound<'py, Writer>, Bound<'py, PyAny>) = value.extract()?;
-        writer.get().write(&data, None, None).map_err(raised)
+        writer.get().write(&data, None, None, None).map_err(raised)
     })
 }
 

@@ -6,6 +6,7 @@
 //! | file | what |
 //! |---|---|
 //! | `reader`, `writer`, `loan` | the classes that users hold |
+//! | `blank` | memory that an array fills before it is shared |
 //! | `attached`, `shared` | what a reader holds; what a writer does: free, on loan, closed |
 //! | `batch` | many readers or writers in one call |
 //! | `view`, `pin` | what owns the memory under an array |
@@ -25,6 +26,7 @@
 mod array;
 mod attached;
 mod batch;
+mod blank;
 mod buffer;
 mod bytes;
 mod discovery;
@@ -54,6 +56,8 @@ mod _native {
 
     #[pymodule_export]
     use super::batch::{read_many, write_many};
+    #[pymodule_export]
+    use super::blank::Blank;
     #[pymodule_export]
     use super::discovery::{capabilities, cleanup, inspect, inspect_pages, list_segments, remove};
     #[pymodule_export]

@@ -111,7 +111,7 @@ impl Pin {
     /// A read-only memoryview over the value's bytes; it keeps the pin.
     fn memoryview<'py>(&self, py: Python<'py>) -> Outcome<Bound<'py, PyAny>> {
         let array = self.numpy(py)?;
-        Ok(array::memoryview(&array::flat(&array)?)?)
+        Ok(array::memoryview(&array::flat_in_place(&array)?)?)
     }
 
     /// Gives the pin back.

@@ -227,7 +227,7 @@ impl Reader {
     /// The value's bytes as a read-only memoryview.
     fn memoryview<'py>(&self, py: Python<'py>) -> Outcome<Bound<'py, PyAny>> {
         if let Some(array) = self.sealed_array(py)? {
-            return Ok(array::memoryview(&array::flat(&array)?)?);
+            return Ok(array::memoryview(&array::flat_in_place(&array)?)?);
         }
         Ok(array::memoryview(self.read(py, None)?.as_any())?)
     }

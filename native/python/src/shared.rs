@@ -189,12 +189,22 @@ impl Shared {
         &self,
         end: impl FnOnce(SegmentWriter) -> snakepit_shm::Result<()>,
     ) -> Outcome<()> {
+        self.end_beside(0, end)
+    }
+
+    /// [`Self::end`] while `owners` objects still own the right to an array over the slot, and have none: for
+    /// whoever is told that the last one is on its way out.
+    pub(crate) fn end_beside(
+        &self,
+        owners: usize,
+        end: impl FnOnce(SegmentWriter) -> snakepit_shm::Result<()>,
+    ) -> Outcome<()> {
         let mut state = self.lock();
         if matches!(*state, State::Left { .. } | State::Closed) {
             return Ok(());
         }
         self.free(&mut state)?;
-        if Arc::strong_count(&self.exported) > 1 {
+        if Arc::strong_count(&self.exported) > 1 + owners {
             return Err(Failure::views_alive(
                 &self.name,
                 format!(

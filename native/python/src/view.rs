@@ -58,6 +58,13 @@ impl View {
         &self.segment
     }
 
+    /// Address of the value and its length in bytes, to tell what lies in it.
+    #[getter]
+    fn place(&self) -> (usize, usize) {
+        let bytes = self.bytes();
+        (bytes.as_ptr().addr(), bytes.len())
+    }
+
     /// "raw", "numpy" or "arrow_ipc".
     #[getter]
     fn format(&self) -> &'static str {
@@ -71,7 +78,7 @@ impl View {
 
     /// A read-only memoryview over the value's bytes.
     fn memoryview<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
-        array::memoryview(&array::flat(&Self::numpy(slf)?)?)
+        array::memoryview(&array::flat_in_place(&Self::numpy(slf)?)?)
     }
 }
 

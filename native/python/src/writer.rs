@@ -9,6 +9,7 @@ use pyo3::types::{PyBytes, PyDict, PyString};
 use snakepit_shm::{Descriptor, Pool, SealedView, SegmentWriter, ShmError};
 
 use crate::array;
+use crate::blank::Blank;
 use crate::buffer::{self, DETACH_FROM};
 use crate::error::Outcome;
 use crate::handle;
@@ -110,17 +111,21 @@ impl Writer {
 #[pymethods]
 impl Writer {
     /// Publishes a value; returns its version.
-    #[pyo3(signature = (data, *, dtype=None, shape=None))]
+    #[pyo3(signature = (data, *, dtype=None, shape=None, order=None))]
     pub(crate) fn write(
         &self,
         data: &Bound<'_, PyAny>,
         dtype: Option<&Bound<'_, PyAny>>,
         shape: Option<&Bound<'_, PyAny>>,
+        order: Option<&str>,
     ) -> Outcome<u64> {
         let py = data.py();
         let given = match (dtype, shape) {
-            (None, None) => None,
-            (Some(dtype), Some(shape)) => Some(array::describe(dtype, &array::shape(shape)?)?),
+            (None, None) if order.is_none() => None,
+            (Some(dtype), Some(shape)) => {
+                let described = array::describe(dtype, &array::shape(shape)?)?;
+                Some(described.with_order(array::order(order)?))
+            }
             _ => return Err(half_described().into()),
         };
         if let Ok(bytes) = data.cast::<PyBytes>() {
@@ -130,12 +135,50 @@ impl Writer {
         if !array::is_numpy(data)? {
             return self.write_buffer(data, &given.unwrap_or(Descriptor::RAW));
         }
-        let own = array::describe_array(data)?;
+        let own = match given {
+            None => array::describe_array(data)?,
+            // Readers are told what is given, so the meaning of the array's own dtype is nobody's.
+            Some(_) => array::describe_memory(data)?,
+        };
         let descriptor = given.unwrap_or(own);
         if own.byte_len().is_some_and(|len| len >= DETACH_FROM) && self.can_lend(py)? {
             return self.write_array(&array::asarray(data)?, &own, &descriptor);
         }
         self.write_buffer(data, &descriptor)
+    }
+
+    /// Publishes a value without a byte: the array that `dtype` and `shape` describe, else plain bytes.
+    #[pyo3(signature = (dtype=None, shape=None))]
+    fn _write_nothing(
+        &self,
+        py: Python<'_>,
+        dtype: Option<&Bound<'_, PyAny>>,
+        shape: Option<&Bound<'_, PyAny>>,
+    ) -> Outcome<u64> {
+        let described = match (dtype, shape) {
+            (None, None) => Descriptor::NO_BYTES,
+            (Some(dtype), Some(shape)) => array::describe(dtype, &array::shape(shape)?)?,
+            _ => return Err(half_described().into()),
+        };
+        self.shared
+            .with(py, |writer| Ok(writer.loan()?.publish(0, &described)?))
+    }
+
+    /// The only slot, to be filled by an array and sealed.
+    #[pyo3(signature = (shape, dtype, order))]
+    fn _blank(
+        &self,
+        py: Python<'_>,
+        shape: &Bound<'_, PyAny>,
+        dtype: &Bound<'_, PyAny>,
+        order: &str,
+    ) -> Outcome<Py<Blank>> {
+        let described = array::describe(dtype, &array::shape(shape)?)?;
+        Blank::begin(
+            py,
+            &self.shared,
+            described.with_order(array::order(Some(order))?),
+        )
     }
 
     /// Publishes the previous value with `data` at `offset`; returns the new version.
@@ -197,7 +240,7 @@ impl Writer {
         let Some(array) = self.sealed_array(py)? else {
             return Err(self.not_sealed().into());
         };
-        Ok(array::memoryview(&array::flat(&array)?)?)
+        Ok(array::memoryview(&array::flat_in_place(&array)?)?)
     }
 
     /// The handle of the sealed value.
@@ -283,6 +326,17 @@ impl Writer {
         Ok(kept)
     }
 
+    /// Ends what was to be filled and never was shared, and keeps its memory if that may be. For the end of the
+    /// last array over it.
+    fn _discard(&self, py: Python<'_>) -> Outcome<()> {
+        py.detach(|| {
+            self.shared.abandon_detached();
+            self.shared.end_beside(1, |writer| {
+                Pool::of_writer(&writer).retire(writer).map(|_kept| ())
+            })
+        })
+    }
+
     fn __enter__(slf: Py<Self>) -> Py<Self> {
         slf
     }
@@ -343,7 +397,7 @@ fn can_lend(writer: &SegmentWriter) -> bool {
 fn half_described() -> ShmError {
     ShmError::InvalidOption {
         option: "dtype",
-        reason: "expected both dtype and shape, or neither".to_owned(),
+        reason: "expected both dtype and shape, or neither (and then no order)".to_owned(),
     }
 }
 

@@ -56,8 +56,8 @@ class Place:
     def share(self, obj: Any, **options: Any) -> dict[str, Any]:
         return snakepit_shm.share(obj, **self.where, **options)
 
-    def resolve(self, handle: Any) -> Any:
-        return snakepit_shm.resolve(handle, dir=self.dir)
+    def resolve(self, handle: Any, **options: Any) -> Any:
+        return snakepit_shm.resolve(handle, dir=self.dir, **options)
 
     def release(self, handle: Any) -> None:
         snakepit_shm.release(handle, dir=self.dir)

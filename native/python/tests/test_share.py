@@ -78,9 +78,22 @@ def test_other_objects_are_refused(place: Place, obj: Any) -> None:
 
 
 @pytest.mark.parametrize("obj", [b"", bytearray(), np.zeros((3, 0)), memoryview(b"")], ids=repr)
-def test_nothing_cannot_be_shared(place: Place, obj: Any) -> None:
-    with pytest.raises(shm.OutOfBoundsError, match="without a single byte"):
-        place.share(obj)
+def test_nothing_is_shared_as_nothing(place: Place, obj: Any) -> None:
+    handle = place.share(obj)
+    assert handle["bytes"] == 0
+    got = place.resolve(json.dumps(handle))
+    assert len(bytes(got)) == 0
+    assert (
+        np.asarray(got).shape == np.asarray(obj if isinstance(obj, np.ndarray) else [0][:0]).shape
+    )
+    with place.attach(handle["name"]) as reader:
+        assert len(reader.memoryview()) == 0
+        assert reader.read() == b""
+        assert reader.read_into(bytearray(8)) == 0
+        assert reader.numpy().size == 0
+        assert reader.info().nbytes == 0
+    del got
+    place.release(handle)
     assert place.files() == []
 
 
@@ -269,6 +282,14 @@ HOSTILE: list[tuple[str, Any]] = [
     ("generation", 7),
     ("generation", "1"),
     ("bytes", 0),
+    ("order", "F"),
+    ("order", "K"),
+    ("order", None),
+    ("order", ["F"]),
+    ("element", ""),
+    ("element", "bfloat16"),
+    ("element", "x" * 5000),
+    ("element", {"names": []}),
     ("bytes", 23),
     ("bytes", 2**63),
     ("bytes", "24"),

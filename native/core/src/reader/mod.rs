@@ -323,7 +323,7 @@ impl SegmentReader {
         let capacity = mapping.geometry().capacity;
         let copied = seqlock::read(mapping, self.limits(), |started| {
             let info = ReadInfo::load(mapping, started.slot, started.version);
-            if info.len == 0 || info.len > capacity {
+            if !info.is_possible(capacity) {
                 return Copied::Impossible;
             }
             copy(mapping, started.slot, info)

@@ -78,7 +78,7 @@ impl SegmentReader {
         let seen = self.last_version();
         let copied = seqlock::read_next(mapping, seen, self.limits(), |started| {
             let info = ReadInfo::load(mapping, started.slot, started.version);
-            if info.len == 0 || info.len > capacity {
+            if !info.is_possible(capacity) {
                 return Copied::Impossible;
             }
             if info.len > room {

@@ -98,7 +98,7 @@ impl SegmentReader {
             Err(_) => return self.copy_instead(),
         };
         let info = ReadInfo::load(mapping, started.slot, started.version);
-        if info.len == 0 || info.len > mapping.geometry().capacity {
+        if !info.is_possible(mapping.geometry().capacity) {
             return Err(corrupted(self.name(), "length of its value is impossible"));
         }
         if mapping.geometry().has(flags::CRC32C) {

@@ -28,9 +28,11 @@ from ._api import (
     remove,
 )
 from ._borrow import Borrowed, borrow
+from ._copies import CopyStats, copy_stats
 from ._errors import (
     AlreadyExistsError,
     ClosedError,
+    CopyNeededError,
     CorruptedError,
     DeadlineViolationError,
     EmptyError,
@@ -68,7 +70,7 @@ from ._native import (
     write_many,
 )
 from ._pool import configure_pool, drain_pool, pool_stats
-from ._share import release, resolve, share
+from ._share import empty, empty_like, release, resolve, share, zeros
 from ._types import (
     Capabilities,
     CleanupItem,
@@ -87,6 +89,8 @@ __all__ = [
     "CleanupItem",
     "CleanupReport",
     "ClosedError",
+    "CopyNeededError",
+    "CopyStats",
     "CorruptedError",
     "DeadlineViolationError",
     "EmptyError",
@@ -126,8 +130,11 @@ __all__ = [
     "capabilities",
     "cleanup",
     "configure_pool",
+    "copy_stats",
     "create",
     "drain_pool",
+    "empty",
+    "empty_like",
     "inspect",
     "list_segments",
     "pool_stats",
@@ -138,6 +145,7 @@ __all__ = [
     "round_up_capacity",
     "share",
     "write_many",
+    "zeros",
 ]
 
 # A child must know that the claims of inherited writers are its parent's.

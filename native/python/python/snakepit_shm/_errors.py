@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 __all__ = [
     "AlreadyExistsError",
     "ClosedError",
+    "CopyNeededError",
     "CorruptedError",
     "DeadlineViolationError",
     "EmptyError",
@@ -259,6 +260,15 @@ class ViewsAliveError(ShmError, BufferError):
     code = "views_alive"
 
 
+class CopyNeededError(ShmError, ValueError):
+    """With ``copy=False``: this object cannot be had without a copy.
+
+    Only Python makes such promises, so the core has no such code.
+    """
+
+    code = "copy_needed"
+
+
 BY_CODE: dict[str, type[ShmError]] = {
     cls.code: cls
     for cls in (
@@ -288,6 +298,7 @@ BY_CODE: dict[str, type[ShmError]] = {
         UnsupportedError,
         NotInheritedError,
         ViewsAliveError,
+        CopyNeededError,
     )
 }
 """The class of each code; an unknown code (a newer core) falls back to `ShmError`."""

@@ -17,6 +17,7 @@ from ._types import ValueInfo
 __version__: str
 
 __all__ = [
+    "Blank",
     "Loan",
     "Membership",
     "Notifier",
@@ -276,6 +277,7 @@ class Writer:
         *,
         dtype: npt.DTypeLike | None = None,
         shape: _Shape | None = None,
+        order: Literal["C", "F"] | None = None,
     ) -> int:
         """Publish a value; returns its version. One copy, straight into shared memory.
 
@@ -286,6 +288,7 @@ class Writer:
             data: An array of any layout, or any object with a buffer.
             dtype: Tell readers this dtype instead; with ``shape``.
             shape: Tell readers this shape instead; with ``dtype``.
+            order: And that the bytes are the array in this order; default ``"C"``.
 
         Raises:
             OutOfBoundsError: It has no bytes, or more than ``capacity``.
@@ -359,6 +362,11 @@ class Writer:
     def _incarnation(self) -> str: ...
     def _retire(self) -> bool: ...
     def _repr_html_(self) -> str: ...
+    def _discard(self) -> None: ...
+    def _write_nothing(
+        self, dtype: npt.DTypeLike | None = None, shape: _Shape | None = None
+    ) -> int: ...
+    def _blank(self, shape: _Shape, dtype: npt.DTypeLike, order: str) -> Blank: ...
     def __enter__(self) -> Self: ...
     def __exit__(
         self,
@@ -428,6 +436,14 @@ class PinnedView:
     def __array_interface__(self) -> dict[str, Any]: ...
 
 @final
+class Blank:
+    """What arrays over memory that is to be shared keep alive; made by `empty`."""
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]: ...
+    def seal(self, dtype: npt.DTypeLike, shape: _Shape, order: str) -> None: ...
+
+@final
 class View:
     """The value of a sealed segment, in place; what arrays over it keep alive."""
 
@@ -435,6 +451,8 @@ class View:
     def segment(self) -> str: ...
     @property
     def format(self) -> _Format: ...
+    @property
+    def place(self) -> tuple[int, int]: ...
     @property
     def __array_interface__(self) -> dict[str, Any]: ...
     def numpy(self) -> npt.NDArray[Any]: ...
@@ -476,7 +494,7 @@ def cleanup(
     dry_run: bool,
     corrupted: bool,
 ) -> tuple[list[_Item], list[_Item], list[_Item], list[str], int]: ...
-def open_handle(json: str, directory: _StrPath | None = None) -> View: ...
+def open_handle(json: str, directory: _StrPath | None = None) -> tuple[View, str | None]: ...
 def remove_handle(json: str, directory: _StrPath | None = None) -> bool: ...
 @overload
 def read_many(

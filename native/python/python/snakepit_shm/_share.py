@@ -1,30 +1,41 @@
-"""`share` an object under a handle, `resolve` the handle in another process, `release` it."""
+"""`share` an object under a handle, `resolve` the handle in another process, `release` it.
+
+What can be shared is in `_kinds`, in what forms it is resolved in `_forms`, arrays that need no
+copy in `_blank`.
+"""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import copy
 import itertools
 import json
 import os
 import secrets
 import threading
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping
+from copy import deepcopy as copy_of
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from . import _arrow, _native
+from . import _blank, _copies, _forms, _kinds, _native
 from ._api import HugePages, StrPath, create_pooled
+from ._elements import storage_of
 from ._errors import (
+    CopyNeededError,
     InvalidHandleError,
     NotFoundError,
-    OutOfBoundsError,
     ShmError,
-    UnsupportedError,
+    ViewsAliveError,
 )
+from ._kinds import order_of
 from ._native import Writer
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from ._forms import _Form
 
 Handle = dict[str, Any]
 """What `share` returns: a dictionary that survives JSON."""
@@ -61,16 +72,20 @@ def share(
     huge_pages: HugePages | None = None,
     integrity: Literal["none", "crc32c"] | None = None,
     permissions: int | None = None,
+    copy: bool | None = None,
 ) -> Handle:
     """Put an object into a sealed segment; returns the handle that another process resolves.
 
-    The bytes are copied once, into shared memory. The segment lives until `release`, or until
-    this interpreter ends.
+    The bytes are copied once, into shared memory; those of an array that `empty` made are there
+    already, and are not: the array cannot be written to any more. The segment lives until
+    `release`, or until this interpreter ends.
 
     Args:
         obj: ``bytes``, ``bytearray``, ``memoryview`` or another buffer (resolved as a
-            memoryview), a numpy array of any layout or what numpy can take by DLPack (resolved as
-            an array), a pyarrow Table or RecordBatch (resolved as a Table).
+            memoryview); a numpy array of any layout, a torch tensor or what numpy can take by
+            DLPack (resolved as an array, in C or Fortran order if it has one of them); a pyarrow
+            Table, RecordBatch or Array, a DataFrame or Series of pandas or polars, or what offers
+            an Arrow stream (resolved as Arrow).
         name: Of the segment; default a fresh one.
         namespace: As in `create`.
         dir: As in `create`.
@@ -83,72 +98,217 @@ def share(
         huge_pages: As in `create`; default ``"prefer"`` from 4 MiB on.
         integrity: As in `create`.
         permissions: As in `create`.
+        copy: ``False`` shares only what lies in shared memory already (see `empty`), ``True``
+            copies that too; by default it is copied only if it must be, and `copy_stats` tells.
 
     Raises:
         UnsupportedError: The object (or its dtype) cannot be shared; the message says what to do.
-        OutOfBoundsError: It has no bytes.
         InvalidOptionError: ``ttl`` is not above 0, or more than seven days.
         InvalidSizeError: It has more than 1 GiB.
         ResourceExhaustedError: ``/dev/shm`` is full.
+        CopyNeededError: With ``copy=False``, the object lies elsewhere.
+        ViewsAliveError: With ``copy=False``, other arrays over the same memory live.
     """
-    nbytes, fill = _plan(obj)
-    if nbytes == 0:
-        raise OutOfBoundsError(
-            f"an object of type {type(obj).__qualname__!r} without a single byte cannot be shared",
-            remedy="a value has at least 1 byte; say in your message that there is none",
+    options = _Options(module, huge_pages, integrity, permissions)
+    given = ttl if transfer else None
+    place = _blank.Place(namespace, dir)
+    otherwise = any(option is not None for option in (name, *options))
+    sealed, why = _seal(obj, copy, place, otherwise)
+    if sealed is not None:
+        return _own(sealed.writer, sealed.place.dir, storage_of(obj.dtype).element, given, None)
+    if copy is False:
+        raise CopyNeededError(
+            f"an object of type {type(obj).__qualname__!r} cannot be shared without a copy: {why}",
+            remedy="fill an array of snakepit_shm.empty(), or leave copy=False out",
         )
-    writer = create_pooled(
-        f"share-{os.getpid()}-{secrets.token_hex(8)}" if name is None else name,
-        _native.round_up_capacity(nbytes),
-        namespace=namespace,
-        dir=dir,
-        module=module,
-        slots=1,
-        notify=False,
-        huge_pages="prefer" if huge_pages is None and nbytes >= HUGE_FROM else huge_pages,
-        # It is filled at once: no fault a page.
-        prefault=nbytes >= PREFAULT_FROM,
-        integrity=integrity,
-        permissions=permissions,
-    )
+    plan = _kinds.plan(obj)
+    writer = _create(plan.nbytes, name, place, options)
     try:
-        fill(writer)
+        plan.fill(writer)
         writer.seal()
-        handle: Handle = writer.handle()
-        if transfer:
-            writer.give_away(ttl)
     except BaseException:
         writer.close()
         raise
+    return _own(writer, dir, plan.element, given, why)
+
+
+class _Options(NamedTuple):
+    """Of `create`, that `share` and `empty` hand on."""
+
+    module: str | None
+    huge_pages: HugePages | None
+    integrity: Literal["none", "crc32c"] | None
+    permissions: int | None
+
+
+def _seal(
+    obj: Any, copy: bool | None, place: _blank.Place, otherwise: bool
+) -> tuple[_blank.Region | None, str]:
+    """The region that an object fills, sealed; or ``None``, and why it is to be copied."""
+    region = _blank.region_of(obj)
+    if region is None:
+        return None, "it does not lie in shared memory that was not shared yet"
+    if copy:
+        return None, "asked for with copy=True"
+    elsewhere = any(
+        mine is not None and mine != its for mine, its in zip(place, region.place, strict=True)
+    )
+    if otherwise or elsewhere:
+        return None, "its region has the name, place and options that empty() was given"
+    try:
+        _blank.seal(region, obj)
+    except (CopyNeededError, ViewsAliveError) as error:
+        if copy is False:
+            raise
+        return None, str(error)
+    return region, ""
+
+
+def _create(nbytes: int, name: str | None, place: _blank.Place, options: _Options) -> Writer:
+    return create_pooled(
+        f"share-{os.getpid()}-{secrets.token_hex(8)}" if name is None else name,
+        _native.round_up_capacity(max(nbytes, 1)),
+        namespace=place.namespace,
+        dir=place.dir,
+        slots=1,
+        notify=False,
+        # It is filled at once: no fault a page.
+        prefault=nbytes >= PREFAULT_FROM,
+        **options._replace(
+            huge_pages="prefer"
+            if options.huge_pages is None and nbytes >= HUGE_FROM
+            else options.huge_pages
+        )._asdict(),
+    )
+
+
+def _own(
+    writer: Writer, dir: StrPath | None, element: str | None, given: float | None, why: str | None
+) -> Handle:
+    """The handle of a sealed segment that this process has, or gives away for that long."""
+    try:
+        handle: Handle = writer.handle()
+        if given is not None:
+            writer.give_away(given)
+    except BaseException:
+        writer.close()
+        raise
+    if element is not None:
+        handle["element"] = element
+    # Nothing is copied of what has no bytes.
+    _copies.shared(handle["name"], handle["bytes"], why if handle["bytes"] else None)
     _drop_removed()
-    if not transfer:
+    if given is None:
         with _lock:
-            _shared[handle["token"]] = _Own(copy.deepcopy(handle), dir, writer)
+            _shared[handle["token"]] = _Own(copy_of(handle), dir, writer)
     return handle
 
 
-def resolve(handle: Mapping[str, Any] | str, *, dir: StrPath | None = None) -> Any:
+def empty(
+    shape: int | tuple[int, ...],
+    dtype: npt.DTypeLike = float,
+    order: _blank._Order = "C",
+    *,
+    name: str | None = None,
+    namespace: str | None = None,
+    dir: StrPath | None = None,
+    module: str | None = None,
+    huge_pages: HugePages | None = None,
+    integrity: Literal["none", "crc32c"] | None = None,
+    permissions: int | None = None,
+) -> npt.NDArray[Any]:
+    """A writable array in shared memory, to be filled and then shared without a copy.
+
+    ``share(array)`` seals what it holds: nobody can write to it any more, this process included.
+    Other arrays over its memory (slices, reshaped ones) must be gone by then, or the value is
+    copied after all. So must whatever else looks at it (a memoryview, a tensor, a masked array):
+    that is not found, and what is written through it afterwards reaches those who have the handle.
+    An array that goes without having been shared leaves nothing behind.
+
+    Args:
+        shape: Length of each dimension, at most six.
+        dtype: As `share` takes it.
+        order: ``"C"`` or ``"F"``.
+        name: As in `share`.
+        namespace: As in `create`.
+        dir: As in `create`.
+        module: As in `create`.
+        huge_pages: As in `share`.
+        integrity: As in `create`.
+        permissions: As in `create`.
+
+    Returns:
+        An array of unspecified content (an older value's, in kept memory).
+
+    Raises:
+        UnsupportedError: There can be no such array in shared memory.
+        InvalidOptionError: The shape or the order is none.
+        InvalidSizeError: It has more than 1 GiB.
+        ResourceExhaustedError: ``/dev/shm`` is full.
+    """
+    dims, kind, nbytes = _blank.check(shape, dtype, order)
+    if nbytes == 0:
+        return np.empty(dims, kind, order)
+    place = _blank.Place(namespace, dir)
+    writer = _create(nbytes, name, place, _Options(module, huge_pages, integrity, permissions))
+    try:
+        return _blank.fill(writer, dims, kind, order, place)
+    except BaseException:
+        with contextlib.suppress(ShmError):  # what went wrong says more
+            writer._discard()
+        raise
+
+
+def zeros(
+    shape: int | tuple[int, ...],
+    dtype: npt.DTypeLike = float,
+    order: _blank._Order = "C",
+    **options: Any,
+) -> npt.NDArray[Any]:
+    """`empty`, filled with zeros. The options are the same."""
+    array = empty(shape, dtype, order, **options)
+    array[...] = np.zeros((), array.dtype)
+    return array
+
+
+def empty_like(array: npt.NDArray[Any], **options: Any) -> npt.NDArray[Any]:
+    """`empty` with the shape, the dtype and the order of an array. The options are the same."""
+    return empty(array.shape, array.dtype, "F" if order_of(array) == "F" else "C", **options)
+
+
+def resolve(
+    handle: Mapping[str, Any] | str,
+    *,
+    dir: StrPath | None = None,
+    as_: _Form | None = None,
+    copy: bool | None = None,
+) -> Any:
     """What a handle names, in place: nothing is copied, and nothing can change it.
 
     Args:
         handle: The dictionary that `share` (or Elixir's ``share``) returned, or its JSON text.
         dir: As in `create`.
+        as_: The form: ``"numpy"``, ``"memoryview"``, ``"bytes"``, ``"arrow"``, ``"pandas"``,
+            ``"polars"`` or ``"torch"``; by default the format's own.
+        copy: ``False`` never copies, ``True`` always does, and what it returns is the caller's
+            own; by default it is copied only where the form cannot be had otherwise, and
+            `copy_stats` tells. Bytes are always copied. So is a tensor unless ``copy=False``:
+            torch has none that is read-only, and writing to this memory ends the process.
 
     Returns:
-        A read-only numpy array, a read-only memoryview or a pyarrow Table, by the handle's
-        format. The memory stays mapped as long as the object or anything made of it lives.
+        A read-only numpy array, a read-only memoryview or Arrow (a Table; an Array of what was one
+        or a Series), by the handle's format, or the form asked for. The memory stays mapped as long
+        as the object or anything made of it lives.
 
     Raises:
         InvalidHandleError: A field is missing, unknown or wrong, or the segment is not (any more)
             the one that the handle was made for.
         NotFoundError: The segment was removed.
+        UnsupportedError: The value has no such form, or the library for it is not installed.
+        CopyNeededError: With ``copy=False``, it cannot be had in that form without a copy.
     """
-    view = _native.open_handle(_as_json(handle), dir)
-    if view.format == "numpy":
-        return view.numpy()
-    if view.format == "arrow_ipc":
-        return _arrow.read_table(view.memoryview(), view.segment)
-    return view.memoryview()
+    view, element = _native.open_handle(_as_json(handle), dir)
+    return _forms.resolve(view, element, as_, copy)
 
 
 def release(handle: Mapping[str, Any] | str, *, dir: StrPath | None = None) -> None:
@@ -222,34 +382,6 @@ def _drop_removed() -> None:
             taken.writer.close()
 
 
-def _plan(obj: Any) -> tuple[int, Callable[[Writer], Any]]:
-    """How many bytes `obj` takes and how it is written."""
-    if isinstance(obj, bytes | bytearray):
-        return len(obj), lambda writer: writer.write(obj)
-    if _arrow.is_table(obj):
-        nbytes = _arrow.table_nbytes(obj)
-        return nbytes, lambda writer: _arrow.write_table(writer, obj, nbytes)
-    if isinstance(obj, np.ma.MaskedArray):
-        raise UnsupportedError(
-            "a masked array cannot be shared as one value",
-            remedy="share obj.filled(value), or obj.data and obj.mask by themselves",
-        )
-    if isinstance(obj, np.ndarray | np.generic):
-        return int(obj.nbytes), lambda writer: writer.write(obj)
-    if hasattr(obj, "__dlpack__"):
-        array = np.from_dlpack(obj)
-        return int(array.nbytes), lambda writer: writer.write(array)
-    try:
-        view = memoryview(obj)
-    except TypeError:
-        raise UnsupportedError(
-            f"an object of type {type(obj).__qualname__!r} cannot be shared",
-            remedy="share bytes, a buffer, a numpy array or a pyarrow Table "
-            "(encode text first: text.encode())",
-        ) from None
-    return view.nbytes, lambda writer: writer.write(view)
-
-
 def _as_json(handle: Mapping[str, Any] | str) -> str:
     if isinstance(handle, str):
         # Lone surrogates are no JSON; the core refuses what replaces them.
@@ -269,7 +401,8 @@ def _as_json(handle: Mapping[str, Any] | str) -> str:
 
 
 def _release_all() -> None:
-    """At exit: what this process shared goes with it."""
+    """At exit: what this process shared goes with it, and what it was about to share."""
+    _blank.remove_all()
     with _lock:
         left = list(_shared.values())
         _shared.clear()
@@ -285,6 +418,8 @@ def _forget_all() -> None:
     global _lock  # noqa: PLW0603 - a thread of the parent may have held it
     _lock = threading.Lock()
     _shared.clear()
+    _blank.forget_all()
+    _copies.forget_all()
 
 
 atexit.register(_release_all)
