@@ -209,11 +209,14 @@ defmodule Interop.WorkersTest do
             {"c8", "<c8", [1], <<1::float-32-little, 2::float-32-little>>},
             {"big", ">i4", [3], <<0::32, 1::32, 2::32>>},
             {"time", "<M8[D]", [1], <<20_455::64-little>>},
-            {"fortran", "<i4", [2, 3], for(n <- 0..5, into: <<>>, do: <<n::32-little>>)},
+            # As it lies there: the first index runs fastest, which the handle says.
+            {"fortran", "<i4", [2, 3],
+             for(n <- [0, 3, 1, 4, 2, 5], into: <<>>, do: <<n::32-little>>)},
             {"scalar", "<f8", [], <<2.5::float-64-little>>}
           ] do
         handle = found[key]
         assert {key, handle["dtype"], handle["shape"]} == {key, dtype, shape}
+        assert handle["order"] == if(key == "fortran", do: "F")
         assert SharedMemory.fetch!(handle) == bytes
         SharedMemory.deallocate_region!(handle)
       end

@@ -50,21 +50,39 @@ defmodule Snakepit.SharedMemory.Tensor do
     end
   end
 
-  @doc "The tensor that lies in a binary, by what the handle says of it; nothing is copied."
+  @doc """
+  The tensor that lies in a binary, by what the handle says of it. Nothing is copied, unless its elements lie in
+  Fortran's order, which Nx does not have.
+  """
   @spec from(binary(), map()) :: {:ok, struct()} | {:error, Error.t()}
-  def from(binary, %{"format" => format, "dtype" => dtype, "shape" => shape}) do
-    with :ok <- loaded(:fetch), {:ok, type} <- type(format, dtype) do
+  def from(binary, %{"format" => format, "dtype" => dtype, "shape" => shape} = handle) do
+    with :ok <- loaded(:fetch), {:ok, type} <- type(format, dtype, handle["element"]) do
       tensor = apply(@nx, :from_binary, [binary, type, []])
-      {:ok, apply(@nx, :reshape, [tensor, List.to_tuple(shape)])}
+      {:ok, shaped(tensor, shape, handle["order"])}
     end
   end
 
-  defp type("arrow_ipc", _dtype) do
+  # The first index runs fastest: in the order of Nx, that is the tensor with its axes turned round.
+  defp shaped(tensor, shape, "F") do
+    turned = apply(@nx, :reshape, [tensor, shape |> Enum.reverse() |> List.to_tuple()])
+    apply(@nx, :transpose, [turned])
+  end
+
+  defp shaped(tensor, shape, _order), do: apply(@nx, :reshape, [tensor, List.to_tuple(shape)])
+
+  defp type("arrow_ipc", _dtype, _element) do
     {:error, no_tensor("a table (format arrow_ipc) is no tensor", "fetch it as a binary")}
   end
 
+  # numpy has no type of its own for it.
+  defp type(_format, "|V2", "bfloat16"), do: {:ok, {:bf, 16}}
+
+  defp type(_format, dtype, element) when element != nil do
+    {:error, no_tensor("Nx has no type for #{element} (#{dtype})", "fetch it as a binary")}
+  end
+
   # Of one byte there is no order; Nx's is this machine's.
-  defp type(_format, <<order, name::binary>> = dtype) do
+  defp type(_format, <<order, name::binary>> = dtype, nil) do
     case @names do
       %{^name => type} when order in ~c"<|=" or name in ["u1", "i1", "b1"] -> {:ok, type}
       _ -> {:error, no_tensor("Nx has no type for elements of #{dtype}", remedy(order, name))}

@@ -17,6 +17,8 @@ defmodule Snakepit.SharedMemory.TensorTest do
     :code.purge(module)
   end
 
+  alias Snakepit.SharedMemory.Tensor
+
   # Not known when this is compiled.
   defp nx(function, arguments), do: apply(Nx, function, arguments)
 
@@ -59,6 +61,30 @@ defmodule Snakepit.SharedMemory.TensorTest do
     assert :erlang.memory(:binary) - before < 100_000
     assert mappings(dir) != []
     assert nx(:to_binary, [back]) == data
+  end
+
+  test "elements in Fortran's order come in that of Nx" do
+    # [[0, 1, 2], [3, 4, 5]], column by column.
+    handle = %{"format" => "numpy", "dtype" => "<i2", "shape" => [2, 3], "order" => "F"}
+    words = fn numbers -> for n <- numbers, into: <<>>, do: <<n::16-little>> end
+    {:ok, back} = Tensor.from(words.([0, 3, 1, 4, 2, 5]), handle)
+    assert {nx(:type, [back]), nx(:shape, [back])} == {{:s, 16}, {2, 3}}
+    assert nx(:to_binary, [back]) == words.(0..5)
+
+    cube = for k <- 0..3, j <- 0..2, i <- 0..1, do: i * 12 + j * 4 + k
+    {:ok, back} = Tensor.from(words.(cube), %{handle | "shape" => [2, 3, 4]})
+    assert nx(:shape, [back]) == {2, 3, 4}
+    assert nx(:to_binary, [back]) == words.(0..23)
+  end
+
+  test "elements that numpy has no type for are what the handle calls them" do
+    handle = %{"format" => "numpy", "dtype" => "|V2", "shape" => [2], "element" => "bfloat16"}
+    {:ok, back} = Tensor.from(<<0x3F80::16-little, 0x4000::16-little>>, handle)
+    assert {nx(:type, [back]), nx(:shape, [back])} == {{:bf, 16}, {2}}
+
+    other = %{handle | "element" => "float8_e4m3fn", "dtype" => "|V1"}
+    assert {:error, %{code: :unsupported} = error} = Tensor.from(<<1, 2>>, other)
+    assert Exception.message(error) =~ "float8_e4m3fn"
   end
 
   test "bytes and booleans are tensors of bytes", %{place: place} do

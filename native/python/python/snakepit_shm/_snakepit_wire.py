@@ -24,7 +24,6 @@ from ._errors import (
     InvalidHandleError,
     InvalidOptionError,
     InvalidSizeError,
-    OutOfBoundsError,
     ShmError,
     UnsupportedError,
 )
@@ -191,12 +190,12 @@ class Encoder:
         return self._share(data) if len(data) >= self._threshold else text
 
     def _share(self, value: Any) -> Any:
+        if _is_empty(value):
+            return inline(value, None)  # a region for nothing costs more than it
         try:
             handle = self._sharer(value)
         except (UnsupportedError, InvalidOptionError):
             return value  # an array of objects, say: whoever writes the JSON decides, as without us
-        except OutOfBoundsError:
-            return inline(value, None)  # nothing to share: it is empty
         except InvalidSizeError:
             raise  # more than a region holds is more than a message holds
         except ShmError as error:
@@ -213,6 +212,15 @@ def is_shareable(value: Any) -> bool:
         return False  # a number
     return _arrow.is_table(value) or any(
         hasattr(type(value), name) for name in ("__dlpack__", "__arrow_c_stream__")
+    )
+
+
+def _is_empty(value: Any) -> bool:
+    if isinstance(value, bytes | bytearray):
+        return not value
+    # Of objects numpy itself would have to write pickles, empty or not.
+    return (
+        isinstance(value, memoryview | np.ndarray) and value.nbytes == 0 and _plain(value) is not None
     )
 
 
