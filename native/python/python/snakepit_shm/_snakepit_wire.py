@@ -216,12 +216,12 @@ def is_shareable(value: Any) -> bool:
 
 
 def _is_empty(value: Any) -> bool:
-    if isinstance(value, bytes | bytearray):
-        return not value
-    # Of objects numpy itself would have to write pickles, empty or not.
-    return (
-        isinstance(value, memoryview | np.ndarray) and value.nbytes == 0 and _plain(value) is not None
-    )
+    if isinstance(value, np.ndarray):
+        # What is made of objects cannot be shared, empty or not.
+        return value.nbytes == 0 and not value.dtype.hasobject
+    if isinstance(value, memoryview):
+        return value.nbytes == 0
+    return isinstance(value, bytes | bytearray) and not value
 
 
 def inline(value: Any, error: ShmError | None) -> dict[str, Any]:
