@@ -4,50 +4,7 @@
 # of the Port with the same bytes or with eight, and a value of a region in the same way with a
 # value of its own region.
 
-defmodule Bench.Peers.Figures do
-  @moduledoc false
-  # The same files that the Rust sections write.
-
-  def start, do: Agent.start_link(fn -> {[], []} end, name: __MODULE__)
-
-  def add(what, name, size, peer, pairs) do
-    {ours, theirs} = Enum.unzip(pairs)
-    ratio = pairs |> Enum.map(fn {ours, theirs} -> ours / theirs end) |> median()
-    id = "peers/port/#{what}/#{size}/#{peer}"
-    IO.puts("#{id}: ours #{round(median(ours))}, theirs #{round(median(theirs))}, ratio #{ratio}")
-
-    json =
-      ~s({"id": "#{id}", "name": "#{name}", "size": #{size}, "ours": #{median(ours)}, "unit": "ns", ) <>
-        ~s("yardstick": {"name": "#{peer}", "value": #{median(theirs)}}, "ratio": #{ratio}, ) <>
-        ~s("hop_ns": null, "note": ""})
-
-    Agent.update(__MODULE__, fn {figures, skipped} -> {[json | figures], skipped} end)
-  end
-
-  def skip(what, reason) do
-    IO.puts("#{what}: not measured: #{reason}")
-    json = ~s({"what": "#{what}", "reason": "#{reason}"})
-    Agent.update(__MODULE__, fn {figures, skipped} -> {figures, [json | skipped]} end)
-  end
-
-  def save do
-    {figures, skipped} = Agent.get(__MODULE__, & &1)
-
-    if parts = System.get_env("SNAKEPIT_BENCH_PARTS") do
-      for {name, rows} <- [{"port.json", figures}, {"port.skipped.json", skipped}] do
-        File.write!(
-          Path.join(parts, name),
-          ["[", Enum.intersperse(Enum.reverse(rows), ",\n"), "]\n"]
-        )
-      end
-    end
-  end
-
-  def median(values) do
-    sorted = Enum.sort(values)
-    (Enum.at(sorted, div(length(sorted) - 1, 2)) + Enum.at(sorted, div(length(sorted), 2))) / 2
-  end
-end
+Code.require_file("figures.exs", __DIR__)
 
 defmodule Bench.Peers.Port do
   @moduledoc false
@@ -200,7 +157,7 @@ File.mkdir!(dir)
 try do
   Application.put_env(:snakepit, :shared_memory, namespace: "bench", dir: dir)
   {:ok, _} = Application.ensure_all_started(:snakepit_shared_memory)
-  {:ok, _} = Bench.Peers.Figures.start()
+  {:ok, _} = Bench.Peers.Figures.start("port")
 
   try do
     Bench.Peers.Port.run(dir)

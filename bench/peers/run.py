@@ -4,7 +4,8 @@
 
     --quick     a short run: proves that everything works, figures only indicative; kept in
                 target/peers/quick, not in bench/results
-    --only      some of: one-thread two-processes near-far crowd segments messages python grpc port
+    --only      some of: one-thread two-processes near-far crowd segments messages python grpc
+                port workers
     --results   where peers.json, peers.md and the plots go
 
 A section replaces what its last run left in peers.json; the others stay. Each has the date, the
@@ -36,7 +37,8 @@ VENV = TARGET / "venv"
 SHM = Path("/dev/shm")
 RUST = ["one-thread", "two-processes", "near-far", "crowd", "segments", "messages"]
 PYTHON = {"python": "shared_memory_bench.py", "grpc": "grpc_bench.py"}
-SECTIONS = [*RUST, *PYTHON, "port"]
+ELIXIR = {"port": "port_bench.exs", "workers": "worker_bench.exs"}
+SECTIONS = [*RUST, *PYTHON, *ELIXIR]
 FEATURES = {
     "iceoryx2": ["iceoryx2"],
     "mmap-sync": ["mmap-sync"],
@@ -165,7 +167,7 @@ def command_of(section: str, quick: bool) -> list[str]:
         return [str(BINARY), section, *flags]
     if section in PYTHON:
         return [str(venv()), str(HERE / PYTHON[section]), *flags]
-    return ["mix", "run", "--no-start", str(HERE / "port_bench.exs"), *flags]
+    return ["mix", "run", "--no-start", str(HERE / ELIXIR[section]), *flags]
 
 
 def measure(command: list[str], environment: dict[str, str]) -> dict[str, str]:
@@ -194,6 +196,7 @@ def run(section: str, quick: bool) -> dict[str, Any]:
             "SNAKEPIT_BENCH_DIR": place,
             "SNAKEPIT_BENCH_PARTS": parts,
             "SNAKEPIT_BENCH_ECHO": str(BINARY),
+            "SNAKEPIT_BENCH_PEERS_PYTHON": str(venv()),
             "PYTHONPATH": str(ROOT / "native" / "python" / "python"),
         }
         try:

@@ -6,7 +6,9 @@ defmodule Snakepit.SharedMemory.WholeVmTest do
 
   @big 100_000_000
 
-  test "no subscriber has a thread of its own, and nobody waits when they are gone", %{place: place} do
+  test "no subscriber has a thread of its own, and nobody waits when they are gone", %{
+    place: place
+  } do
     id = SharedMemory.allocate_region!(4096, place)
     assert eventually(fn -> threads("shm-notifier") == 0 end)
 
