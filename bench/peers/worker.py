@@ -1,7 +1,7 @@
 """The Python side of the section `workers`: answers on a pipe, lengths before the messages.
 
 A message that begins with ``R`` is bytes, of which a copy comes back; one that begins with ``J`` is
-a request in JSON. `grpc` and `pickle` are timed here, between this process and another one of Python.
+a request in JSON. `grpc` and `pickle` are timed here, between this process and another one.
 """
 
 from __future__ import annotations
