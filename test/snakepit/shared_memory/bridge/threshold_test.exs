@@ -79,11 +79,12 @@ defmodule Snakepit.SharedMemory.Bridge.ThresholdTest do
 
   test "calls move the threshold of their own pool", %{place: place} do
     pool = make_ref()
-    text = String.duplicate("x", 20_000)
-    opts = [via: Via, pool: pool, slow: 3] ++ place
+    # Over the threshold, so that only the trials of the plain way take their time.
+    text = String.duplicate("x", 100_000)
+    opts = [via: Via, pool: pool, slow: 100] ++ place
 
     assert eventually(fn ->
-             # Trials of which one way takes 3 ms longer.
+             # Trials of which one way takes 100 ms longer.
              Bridge.execute("t", %{x: text}, opts)
              Bridge.threshold(pool).moves > 0
            end)
