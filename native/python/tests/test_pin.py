@@ -100,7 +100,6 @@ def test_a_pin_that_was_forgotten_goes_with_its_last_array(place: Place) -> None
                 assert pin.in_place
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_takes_no_pin_of_its_parent(place: Place) -> None:
     with place.create(slots=3) as writer, place.attach() as reader:
         writer.write(b"value")
