@@ -25,7 +25,7 @@ pub use crate::reader::{
     Next, Notice, Notifier, Pinned, ReadInfo, SegmentReader, Sink, Waker, Watched,
 };
 pub use crate::view::SealedView;
-pub use crate::writer::{Left, Lent, MAX_TTL, SegmentWriter};
+pub use crate::writer::{Lent, MAX_TTL, Onlooker, SegmentWriter};
 
 use crate::error::Result;
 use crate::name::Place;

@@ -230,7 +230,7 @@ fn map(
 ) -> Result<Keepable> {
     let name = options.name.as_str();
     // What was locked, or kept from children, would be so for the next as well.
-    let keep = geometry.has(flags::POOLED) && access == Access::Reader && is_plain(options);
+    let keep = geometry.has(flags::POOLED) && access != Access::Observer && is_plain(options);
     if !keep {
         let mapping = Mapping::new(name, file, geometry, access)?;
         pages::attached(options, name, &mapping, file)?;

@@ -294,11 +294,7 @@ impl Writer {
     /// Gives a sealed segment away, to be removed after so many seconds if nobody has taken it. Arrays in its
     /// slots, and views of it, may live on.
     fn give_away(&self, py: Python<'_>, ttl: Seconds) -> Outcome<()> {
-        let unused = py.detach(|| self.shared.give_away(ttl.0))?;
-        if unused {
-            py.detach(|| self.shared.end(SegmentWriter::release))?;
-        }
-        Ok(())
+        py.detach(|| self.shared.give_away(ttl.0))
     }
 
     /// [`Self::release`], though arrays over its slots may live.

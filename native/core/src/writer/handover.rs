@@ -42,40 +42,43 @@ pub struct Lent {
     attachment: Arc<Attachment>,
 }
 
-/// What is left of a writer that has given its place up and cannot unmap the memory yet. Holds it until dropped.
+/// Keeps memory of a segment mapped, and from being used again, until dropped; made by [`SegmentWriter::onlooker`].
 #[derive(Debug)]
-pub struct Left {
-    _segment: Arc<Segment>,
+pub struct Onlooker {
+    _attachment: Attachment,
 }
 
 impl SegmentWriter {
-    /// [`Self::release`] where memory of the slots is still in use here, in ways that this crate does not know of:
-    /// no pool uses it again.
+    /// For memory of the slots that is still in use here when the writer has gone, in ways that this crate does not
+    /// know of: the segment has a reader more, and no pool uses its memory again, until this is dropped. To be had
+    /// before the claim is given back.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
     /// use snakepit_shm::SegmentOptions;
     ///
-    /// let options = SegmentOptions::new("left").dir(dir.path());
-    /// let left = options.create().unwrap().leave();
+    /// let options = SegmentOptions::new("looked-at").dir(dir.path());
+    /// let writer = options.create().unwrap();
+    /// let onlooker = writer.onlooker();
+    /// writer.release().unwrap();
     /// options.attach_writer().unwrap().close().unwrap();
-    /// drop(left);
+    /// drop(onlooker);
     /// ```
-    pub fn leave(mut self) -> Left {
-        if self.holds_claim && !self.in_child() {
-            self.segment.mapping.inherited().store(1, Ordering::Relaxed);
-        }
-        self.give_back(false);
-        Left {
-            _segment: self.segment.clone(),
+    pub fn onlooker(&self) -> Onlooker {
+        let segment = &self.segment;
+        let attachment = Attachment::of_writer(segment.clone()).unwrap_or_else(|_full| {
+            // No room in the table to say until when: for ever, then.
+            segment.mapping.inherited().store(1, Ordering::Relaxed);
+            Attachment::uncounted(segment.clone())
+        });
+        Onlooker {
+            _attachment: attachment,
         }
     }
 
     /// Gives the claim on a sealed segment back: whoever has its handle may take it, and if nobody has in
-    /// `ttl`, it is removed by whoever cleans up next. Views of it stay valid; a second call does nothing.
-    ///
-    /// `looked_at` says that memory of the slots stays mapped here for writing, in ways that this crate does
-    /// not know of: no pool uses the memory again then.
+    /// `ttl`, it is removed by whoever cleans up next. Views of it stay valid; a second call does nothing. A writer
+    /// whose memory comes from a pool gives it away through that ([`Pool::give_away`](crate::Pool::give_away)).
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -86,7 +89,7 @@ impl SegmentWriter {
     /// let mut writer = options.create().unwrap();
     /// writer.write(b"for you").unwrap();
     /// writer.seal().unwrap();
-    /// writer.give_away(Duration::from_secs(60), false).unwrap();
+    /// writer.give_away(Duration::from_secs(60)).unwrap();
     ///
     /// let taken = options.adopt().unwrap();
     /// assert_eq!(&taken.sealed().unwrap()[..], b"for you");
@@ -96,7 +99,7 @@ impl SegmentWriter {
     /// # Errors
     ///
     /// [`ShmError::NotSealed`], and [`ShmError::InvalidOption`] for no time at all or more than [`MAX_TTL`].
-    pub fn give_away(&mut self, ttl: Duration, looked_at: bool) -> Result<()> {
+    pub fn give_away(&mut self, ttl: Duration) -> Result<()> {
         if ttl.is_zero() || ttl > MAX_TTL {
             return Err(ShmError::InvalidOption {
                 option: "ttl",
@@ -112,9 +115,6 @@ impl SegmentWriter {
             return Ok(());
         }
         let mapping = &*self.segment.mapping;
-        if looked_at {
-            mapping.inherited().store(1, Ordering::Relaxed);
-        }
         // MAX_TTL fits. Relaxed, both: the Release of the claim publishes them.
         let nanos = u64::try_from(ttl.as_nanos()).unwrap_or(u64::MAX);
         mapping.ttl().store(nanos, Ordering::Relaxed);
