@@ -181,7 +181,15 @@ defmodule Snakepit.SharedMemory.Native do
   def writer_binary(_writer), do: stub()
 
   @spec writer_handle(writer()) :: answer(map())
-  def writer_handle(_writer), do: stub()
+  def writer_handle(writer) do
+    with {:error, :dirty} <- writer_handle_now(writer), do: writer_handle_dirty(writer)
+  end
+
+  @spec writer_handle_now(writer()) :: quick(map())
+  def writer_handle_now(_writer), do: stub()
+
+  @spec writer_handle_dirty(writer()) :: answer(map())
+  def writer_handle_dirty(_writer), do: stub()
 
   @spec discard(writer()) :: answer(:ok)
   def discard(_writer), do: stub()

@@ -19,7 +19,7 @@ pub use crate::options::{
     HugePages, Integrity, Numa, Reserve, RunMode, SegmentOptions, Timestamps, round_up_capacity,
 };
 pub use crate::page_report::{NodeBytes, Pages};
-pub use crate::participant::ProcessInfo;
+pub use crate::participant::{ProcessInfo, linger};
 pub use crate::pool::{Pool, PoolOptions, PoolStats, Strategy, Zero};
 pub use crate::reader::{
     Next, Notice, Notifier, Pinned, ReadInfo, SegmentReader, Sink, Waker, Watched,

@@ -337,7 +337,7 @@ fn element(map: &Map<String, Value>) -> Result<Option<String>> {
 }
 
 impl SegmentWriter {
-    /// Handle of the sealed value.
+    /// Handle of the sealed value. With `crc32c` the value is read for it.
     ///
     /// # Errors
     ///

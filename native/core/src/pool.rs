@@ -24,14 +24,15 @@ use crate::mapping::kept;
 use crate::meta::Meta;
 use crate::name::Place;
 use crate::options::{Reserve, SegmentOptions};
+use crate::participant::linger;
 use crate::platform::{self, background, fork};
 use crate::retired::{Ended, Retired};
 use crate::segment::{Memory, Segment};
 use crate::writer::SegmentWriter;
+use away::Away;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
-use away::Away;
 use store::{Kind, Past, Store};
 
 /// How often somebody looks for what was given away: whether it came back, or was removed by others.
@@ -121,10 +122,12 @@ impl Pool {
         shared::of(&writer.segment().place)
     }
 
-    /// [`Self::drain`] of all pools that [`Self::shared`] has made: for the end of a process.
+    /// [`Self::drain`] of all pools that [`Self::shared`] has made, and of all else that this process has kept for
+    /// what may come: for its end.
     pub fn drain_shared() -> usize {
         let bytes = shared::all().iter().map(Self::drain).sum();
         kept::forget();
+        linger::forget();
         bytes
     }
 

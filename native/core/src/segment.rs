@@ -12,7 +12,7 @@ use crate::meta::Meta;
 use crate::name::Place;
 use crate::options::SegmentOptions;
 use crate::pages;
-use crate::participant::{self, Participant};
+use crate::participant::{self, Participant, linger};
 use crate::platform;
 use crate::reclaim;
 use crate::seqlock::{self, Words};
@@ -100,6 +100,9 @@ impl Segment {
         // Before it is mapped: a child of a fork in between has the mapping.
         let forks = platform::fork::forks();
         let mapping = map(options, &file, &found, geometry, access)?;
+        if let Some(participant) = participant.as_ref().filter(|_| geometry.has(flags::POOLED)) {
+            linger::used(participant);
+        }
         let segment = Self {
             name: name.to_owned(),
             place: place.clone(),

@@ -108,6 +108,8 @@ mod _native {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        // Workers come back for the next value; at exit, `_release_all` says that this process goes.
+        snakepit_shm::linger();
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

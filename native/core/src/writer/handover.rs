@@ -5,7 +5,7 @@ use super::claim::{self, For};
 use crate::error::{Result, ShmError};
 use crate::handle::Handle;
 use crate::hazard::Lookout;
-use crate::layout::SegmentState;
+use crate::layout::{SegmentState, flags};
 use crate::platform::{self, fork};
 pub use crate::reclaim::MAX_TTL;
 use crate::segment::Segment;
@@ -49,6 +49,11 @@ pub struct Onlooker {
 }
 
 impl SegmentWriter {
+    /// Whether values carry a checksum, which whoever views one computes.
+    pub fn is_checked(&self) -> bool {
+        self.segment.mapping.geometry().has(flags::CRC32C)
+    }
+
     /// For memory of the slots that is still in use here when the writer has gone, in ways that this crate does not
     /// know of: the segment has a reader more, and no pool uses its memory again, until this is dropped. To be had
     /// before the claim is given back.
