@@ -6,8 +6,18 @@ defmodule Snakepit.SharedMemory.Fetching do
   # VM like any other. Made by a worker that was lent a region of ours, the region is ours already, and
   # only the writer's place is taken back.
 
-  alias Snakepit.SharedMemory.{Access, Adoption, Buffer, Error, Lifecycle, Native, Options}
-  alias Snakepit.SharedMemory.{Region, Table, Target, Telemetry, Tensor, Writing}
+  alias Snakepit.SharedMemory.{
+    Access,
+    Adoption,
+    Buffer,
+    Config,
+    Error,
+    Lifecycle,
+    Native,
+    Options
+  }
+
+  alias Snakepit.SharedMemory.{Pool, Region, Table, Target, Telemetry, Tensor, Writing}
 
   @fetch [
            as: {{:in, [:binary, :tensor]}, :binary},
@@ -22,9 +32,9 @@ defmodule Snakepit.SharedMemory.Fetching do
            :ok <- check_map(handle),
            :ok <- check_into(options),
            {:ok, target} <- Target.resolve(handle, options, :fetch),
-           {:ok, binary, given?} <- open(handle, target),
-           {:ok, value} <- value(binary, handle, options),
-           :ok <- own(given?, handle, target, options) do
+           {:ok, binary, given} <- open(handle, target, options),
+           {:ok, value} <- value_or_back(binary, given, handle, options),
+           :ok <- own(given, handle, target, options) do
         {:ok, value}
       end
     end)
@@ -68,17 +78,39 @@ defmodule Snakepit.SharedMemory.Fetching do
     {:error, Options.invalid("option :into", "a buffer/2 or a region", into, :fetch)}
   end
 
-  defp open(handle, target) do
+  defp open(handle, target, options) do
     Table.used(target.key)
 
-    with {:ok, {binary, given?}} <-
-           Error.wrap(Native.fetch_handle(handle, target.dir), :fetch, target.id) do
+    with {:ok, config} <- Config.fetch(:fetch),
+         taking = taking(target, options, config),
+         {:ok, {binary, given}} <-
+           Error.wrap(Native.fetch_handle(handle, target.dir, taking), :fetch, target.id) do
       Access.viewed(target, {:ok, binary})
-      {:ok, binary, given?}
+      {:ok, binary, given}
+    end
+  end
+
+  # Whether what was given away is taken over in the same breath.
+  defp taking(_target, %{adopt: false}, _config), do: :no
+  defp taking(_target, %{into: into}, _config) when into != nil, do: :no
+
+  defp taking(target, _options, config) do
+    cond do
+      Table.known?(target.key) -> :no
+      Pool.serves?(config, target) -> :pooled
+      true -> :yes
     end
   end
 
   # -- as what --------------------------------------------------------------------------------
+
+  # What cannot be had in the form that was asked for is left to others.
+  defp value_or_back(binary, given, handle, options) do
+    with {:error, error} <- value(binary, handle, options) do
+      if is_map(given), do: Adoption.hand_back(given)
+      {:error, error}
+    end
+  end
 
   defp value(binary, handle, %{as: :tensor}), do: Tensor.from(binary, handle)
   defp value(binary, _handle, %{into: nil}), do: {:ok, binary}
@@ -103,15 +135,16 @@ defmodule Snakepit.SharedMemory.Fetching do
 
   # -- whose it is ----------------------------------------------------------------------------
 
-  defp own(given?, handle, target, options) do
+  defp own(%{writer: _} = taken, _handle, target, options), do: kept(taken, target, options)
+
+  defp own(given, handle, target, options) do
     ours = Table.region(target.key)
 
     case {options, ours} do
       {%{adopt: false}, _ours} -> :ok
       {_options, {:ok, writer, _reader}} -> taken_back(writer)
       {%{into: nil, adopt: true}, _none} -> Adoption.take(handle, target, options, :fetch)
-      {%{into: nil}, _none} when given? -> adopted(handle, target, options)
-      {_into, _none} when given? -> removed(handle, options)
+      {%{into: into}, _none} when into != nil and given == true -> removed(handle, options)
       _ -> :ok
     end
   end
@@ -122,10 +155,10 @@ defmodule Snakepit.SharedMemory.Fetching do
     :ok
   end
 
-  # Somebody else was faster, or its time ran out in this moment. The value is here all the same.
-  defp adopted(handle, target, options) do
-    case Adoption.take(handle, target, options, :fetch) do
-      {:error, %{code: code}} when code in [:segment_busy, :not_found, :closed] -> :ok
+  defp kept(taken, target, options) do
+    case Adoption.keep(taken, target, options, :fetch) do
+      # Another region of this VM has its name. The value is here all the same.
+      {:error, %{code: :segment_busy}} -> :ok
       answer -> answer
     end
   end

@@ -1,7 +1,7 @@
 defmodule Snakepit.SharedMemory.Native do
   @moduledoc false
-  # Stubs of the NIF library `native/nif`, one clause each, and nothing else. A wrong type is an
-  # ArgumentError; `{:error, :dirty}` asks for the `_dirty` twin; other errors are
+  # Stubs of the NIF library `native/nif`, one clause each, and nothing else but `writer_handle/1`, which
+  # chooses between two. A wrong type is an ArgumentError; `{:error, :dirty}` asks for the `_dirty` twin; other errors are
   # `{code, message, segment | nil, remedy}`.
 
   @on_load :load
@@ -40,6 +40,15 @@ defmodule Snakepit.SharedMemory.Native do
           numa: {:bind | :interleave, [non_neg_integer()]} | nil,
           pooled: boolean() | nil,
           tenant: String.t() | nil
+        }
+
+  @typedoc "A region that was given away and is taken over, and for how many milliseconds it was to be had."
+  @type taken :: %{
+          writer: writer(),
+          size: pos_integer(),
+          slots: pos_integer(),
+          permissions: non_neg_integer(),
+          ttl: pos_integer()
         }
 
   @typedoc "What a cleanup looks at; times in milliseconds."
@@ -284,8 +293,12 @@ defmodule Snakepit.SharedMemory.Native do
   def open_handle(_handle, _dir), do: stub()
 
   # And whether it was given away and nobody has taken it.
-  @spec fetch_handle(map(), String.t()) :: answer({binary(), boolean()})
-  def fetch_handle(_handle, _dir), do: stub()
+  @spec fetch_handle(map(), String.t(), :no | :yes | :pooled) ::
+          answer({binary(), nil | true | taken()})
+  def fetch_handle(_handle, _dir, _taking), do: stub()
+
+  @spec hand_back(writer(), pos_integer()) :: answer(:ok)
+  def hand_back(_writer, _ttl_ms), do: stub()
 
   @spec parse_handle(map()) :: answer({String.t(), String.t()})
   def parse_handle(_handle), do: stub()

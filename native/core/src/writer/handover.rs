@@ -10,6 +10,7 @@ use crate::platform::{self, fork};
 pub use crate::reclaim::MAX_TTL;
 use crate::segment::Segment;
 use crate::view::{Attachment, SealedView};
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -49,6 +50,13 @@ pub struct Onlooker {
 }
 
 impl SegmentWriter {
+    /// Permission bits of the segment's file, as far as they can be told.
+    pub fn permissions(&self) -> Option<u32> {
+        let path = self.segment.place.dir.join(&self.segment.file);
+        let found = path.symlink_metadata().ok()?;
+        Some(found.permissions().mode() & 0o777)
+    }
+
     /// Whether values carry a checksum, which whoever views one computes.
     pub fn is_checked(&self) -> bool {
         self.segment.mapping.geometry().has(flags::CRC32C)
