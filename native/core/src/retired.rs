@@ -139,15 +139,25 @@ impl Retired {
         let Some(came_as) = home_path(&segment) else {
             return Ok(None);
         };
-        let path = segment.place.pool_path(random()?);
         let is_it = |found: &std::fs::Metadata| FileId::of(found) == id;
         let Some(found) = came_as.symlink_metadata().ok().filter(is_it) else {
             return Ok(None); // whatever the words say, it did not come
         };
         // Under a name that nothing else of this process takes for one that is still to come.
-        if platform::rename_to_new(&came_as, &path).is_err() {
-            return Ok(None);
-        }
+        let renamed = random().and_then(|id| {
+            let path = segment.place.pool_path(id);
+            platform::rename_to_new(&came_as, &path)
+                .map_err(|e| ShmError::from_io(&segment.name, "rename", e))?;
+            Ok(path)
+        });
+        let path = match renamed {
+            Ok(path) => path,
+            Err(error) => {
+                // It is this process's, and nobody will look for it.
+                let _ = std::fs::remove_file(&came_as);
+                return Err(error);
+            }
+        };
         let len = usize::try_from(found.len()).unwrap_or(0);
         let room = len.min(segment.mapping.len());
         Ok(match Self::named(segment, Named { path, id, room }) {
