@@ -6,8 +6,18 @@ defmodule Snakepit.SharedMemory.Fetching do
   # VM like any other. Made by a worker that was lent a region of ours, the region is ours already, and
   # only the writer's place is taken back.
 
-  alias Snakepit.SharedMemory.{Access, Adoption, Buffer, Error, Lifecycle, Native, Options}
-  alias Snakepit.SharedMemory.{Region, Table, Target, Telemetry, Tensor, Writing}
+  alias Snakepit.SharedMemory.{
+    Access,
+    Adoption,
+    Buffer,
+    Config,
+    Error,
+    Lifecycle,
+    Native,
+    Options
+  }
+
+  alias Snakepit.SharedMemory.{Pool, Region, Table, Target, Telemetry, Tensor, Writing}
 
   @fetch [
            as: {{:in, [:binary, :tensor]}, :binary},
@@ -109,9 +119,9 @@ defmodule Snakepit.SharedMemory.Fetching do
     case {options, ours} do
       {%{adopt: false}, _ours} -> :ok
       {_options, {:ok, writer, _reader}} -> taken_back(writer)
-      {%{into: nil, adopt: true}, _none} -> Adoption.take(handle, target, options, :fetch)
+      {%{into: nil, adopt: true}, _none} -> taken(handle, target, options)
       {%{into: nil}, _none} when given? -> adopted(handle, target, options)
-      {_into, _none} when given? -> removed(handle, options)
+      {_into, _none} when given? -> finished(handle, target)
       _ -> :ok
     end
   end
@@ -122,6 +132,17 @@ defmodule Snakepit.SharedMemory.Fetching do
     :ok
   end
 
+  # Another process of this VM was faster: it is as if it had been this VM's before.
+  defp taken(handle, target, options) do
+    case Adoption.take(handle, target, options, :fetch) do
+      {:error, %{code: :segment_busy} = error} ->
+        if Table.known?(target.key), do: :ok, else: {:error, error}
+
+      answer ->
+        answer
+    end
+  end
+
   # Somebody else was faster, or its time ran out in this moment. The value is here all the same.
   defp adopted(handle, target, options) do
     case Adoption.take(handle, target, options, :fetch) do
@@ -130,10 +151,18 @@ defmodule Snakepit.SharedMemory.Fetching do
     end
   end
 
-  # It was for us, and we have a copy.
-  # Should it not go now, it goes when its time is over.
-  defp removed(handle, %{dir: dir}) do
-    _ = Lifecycle.deallocate(handle, dir: dir)
+  # It was for us, and we have a copy. Should somebody have taken it meanwhile, it is theirs; should it not
+  # go now, it goes when its time is over.
+  defp finished(handle, target) do
+    _ = finish(handle, target)
     :ok
+  end
+
+  @doc "Removes what a handle names and was given to whoever has it, unless somebody has taken it."
+  @spec finish(map(), Target.t()) :: Native.answer(:ok) | {:error, Error.t()}
+  def finish(handle, target) do
+    with {:ok, config} <- Config.fetch(:fetch) do
+      Native.finish_handle(handle, target.dir, Pool.serves?(config, target))
+    end
   end
 end

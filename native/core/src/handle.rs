@@ -243,6 +243,30 @@ impl Handle {
         }
     }
 
+    /// Takes over the segment that the handle names, and no other of the same name, if nobody has it: for whoever
+    /// has copied or mapped what was given away, and is to see to its end.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let options = snakepit_shm::SegmentOptions::new("result").dir(dir.path()).slots(1);
+    /// # let mut writer = options.create().unwrap();
+    /// # writer.write(b"for whoever comes").unwrap();
+    /// # writer.seal().unwrap();
+    /// let handle = writer.handle().unwrap();
+    /// assert_eq!(handle.adopt(dir.path()).unwrap_err().code(), "segment_busy");
+    /// writer.give_away(std::time::Duration::from_secs(60), false).unwrap();
+    /// handle.adopt(dir.path()).unwrap().remove().unwrap();
+    /// assert_eq!(handle.adopt(dir.path()).unwrap_err().code(), "not_found");
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SegmentOptions::adopt_incarnation`].
+    pub fn adopt(&self, dir: impl AsRef<Path>) -> Result<SegmentWriter> {
+        self.check()?;
+        self.options(dir).adopt_incarnation(&self.token)
+    }
+
     /// Removes the segment that the handle names, and no other of the same name.
     ///
     /// # Errors

@@ -320,12 +320,9 @@ impl Pool {
         let is_it = |meta: Meta| meta.incarnation == handle.token;
         if pooled && place == self.inner.place && Meta::load(&place, &handle.name).is_ok_and(is_it)
         {
-            match options.adopt() {
-                Ok(writer) if writer.incarnation() == handle.token => return self.retire(writer),
-                // Of another segment of that name, which stays what it was.
-                Ok(writer) => writer.release()?,
-                // Written, or gone, or broken: the other way says what is wrong.
-                Err(_) => {}
+            // Written, or gone, or broken: the other way says what is wrong.
+            if let Ok(writer) = handle.adopt(&self.inner.place.dir) {
+                return self.retire(writer);
             }
         }
         handle.remove(&self.inner.place.dir)?;

@@ -51,8 +51,12 @@ fn adopt(segment: Segment) -> Answer<ResourceArc<WriterResource>> {
     let name = segment.name.clone();
     let seen = (segment.size, segment.slots);
     let pool = segment.pool()?;
+    let incarnation = segment.incarnation.clone();
     let options = segment.options();
-    let writer = making_room(|| options.adopt())?;
+    let writer = making_room(|| match &incarnation {
+        Some(incarnation) => options.adopt_incarnation(incarnation),
+        None => options.adopt(),
+    })?;
     if seen == (Some(writer.capacity() as u64), Some(writer.slots() as u64)) {
         return Ok(WriterResource::pooled(writer, pool));
     }

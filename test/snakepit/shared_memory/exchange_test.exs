@@ -295,6 +295,39 @@ defmodule Snakepit.SharedMemory.ExchangeTest do
       assert error.message =~ "did you mean :adopt?"
     end
 
+    test "of what was left behind: all of those who ask at once have it, one owns it", context do
+      %{place: place, dir: dir} = context
+
+      for n <- 1..10 do
+        {:ok, writer} = Native.create(native(place, "left-#{n}"))
+        {:ok, _} = Native.write(writer, "value", nil)
+        {:ok, _} = Native.seal(writer)
+        {:ok, handle} = Native.writer_handle(writer)
+        {:ok, :ok} = Native.release(writer)
+        test = self()
+
+        fetchers =
+          for _ <- 1..100 do
+            spawn_link(fn ->
+              receive do: (:go -> :ok)
+              send(test, {self(), SharedMemory.fetch(handle, dir: dir, adopt: true)})
+              receive do: (:stop -> :ok)
+            end)
+          end
+
+        for pid <- fetchers, do: send(pid, :go)
+
+        for pid <- fetchers do
+          assert_receive {^pid, answer}, 60_000
+          assert answer == {:ok, "value"}
+        end
+
+        assert SharedMemory.get_region_info!(handle, dir: dir).owner_pid in fetchers
+        for pid <- fetchers, do: send(pid, :stop)
+        assert eventually(fn -> TestDir.leftovers(dir) |> Enum.all?(&(not (&1 =~ "left"))) end)
+      end
+    end
+
     test "into a buffer, as often as there is room and beyond", context do
       %{place: place, handle: handle} = context
       buffer = SharedMemory.buffer!(4096, copies: 2)

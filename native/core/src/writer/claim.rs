@@ -41,7 +41,7 @@ impl SegmentOptions {
     /// [`ShmError::SegmentBusy`] while a living process (this one included) holds the claim,
     /// [`ShmError::Sealed`], and those of [`SegmentOptions::attach_reader`].
     pub fn attach_writer(&self) -> Result<SegmentWriter> {
-        self.follow(For::Writing)
+        self.follow(For::Writing, None)
     }
 
     /// [`Self::attach_writer`] for whoever means to keep the segment rather than to write it: a sealed one
@@ -68,11 +68,26 @@ impl SegmentOptions {
     /// As [`Self::attach_writer`], without [`ShmError::Sealed`]; [`ShmError::SegmentBusy`] also while a living
     /// process has lent it.
     pub fn adopt(&self) -> Result<SegmentWriter> {
-        self.follow(For::Keeping)
+        self.follow(For::Keeping, None)
     }
 
-    fn follow(&self, what: For) -> Result<SegmentWriter> {
+    /// [`Self::adopt`] of one incarnation of the name: another that has the name by now is left as it is, with the
+    /// time that it waits for somebody to take it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::adopt`]; [`ShmError::NotFound`] also when the name stands for another segment.
+    pub fn adopt_incarnation(&self, incarnation: &str) -> Result<SegmentWriter> {
+        self.follow(For::Keeping, Some(incarnation))
+    }
+
+    fn follow(&self, what: For, only: Option<&str>) -> Result<SegmentWriter> {
         let (segment, _) = Segment::open(self, true)?;
+        if only.is_some_and(|only| only != segment.incarnation) {
+            return Err(ShmError::NotFound {
+                name: segment.name.clone(),
+            });
+        }
         claim(&segment, what)?;
         let lookout = Lookout::of_next(&*segment.mapping, platform::barrier::register);
         let mut writer = SegmentWriter::new(segment, lookout);
