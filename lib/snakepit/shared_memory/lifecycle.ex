@@ -102,7 +102,8 @@ defmodule Snakepit.SharedMemory.Lifecycle do
       session: options.session,
       worker: options.worker,
       policy: options.cleanup_policy,
-      tags: options.tags
+      tags: options.tags,
+      filled_by: options[:filled_by]
     }
   end
 
