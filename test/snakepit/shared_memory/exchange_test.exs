@@ -232,6 +232,22 @@ defmodule Snakepit.SharedMemory.ExchangeTest do
       assert fetch(later, place) == {:ok, "the value"}
     end
 
+    test "that says more than its segment knows names its region all the same", context do
+      %{place: place} = context
+      dir = [dir: place[:dir]]
+      handle = share!(<<0::16, 1::16>>, place, dtype: "|V2", shape: [2])
+      # As a worker sends it.
+      said = Map.merge(handle, %{"element" => "bfloat16", "order" => "C"})
+      assert fetch(said, place) == {:ok, <<0::16, 1::16>>}
+      region = SharedMemory.map_region!(said, dir)
+      SharedMemory.unmap_region!(region)
+
+      assert code(SharedMemory.deallocate_region(Map.put(said, "order", "F"), dir)) ==
+               :invalid_handle
+
+      assert SharedMemory.deallocate_region(said, dir) == {:ok, handle["name"]}
+    end
+
     test "reads in part", %{handle: handle, place: place} do
       dir = [dir: place[:dir]]
       assert SharedMemory.read(handle, [offset: 4] ++ dir) == {:ok, "value"}
