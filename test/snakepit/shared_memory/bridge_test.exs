@@ -47,7 +47,15 @@ defmodule Snakepit.SharedMemory.BridgeTest do
     {:ok, _} = Native.seal(writer)
     {:ok, handle} = Native.writer_handle(writer)
     unless options[:keep], do: {:ok, _} = Native.release(writer)
+    if options[:ttl], do: wait_for_somebody(name, place)
     {handle, writer}
+  end
+
+  # Native calls of this library only release: the time to live is written where the format has it.
+  defp wait_for_somebody(name, place) do
+    {:ok, file} = :file.open(file_of(name, place), [:read, :write, :raw])
+    :ok = :file.pwrite(file, 160, <<60_000_000_000::64-little>>)
+    :ok = :file.close(file)
   end
 
   defp large(byte \\ 255), do: :binary.copy(<<byte>>, 5000)
@@ -196,6 +204,31 @@ defmodule Snakepit.SharedMemory.BridgeTest do
       end
     end
 
+    test "are released when one of them raises before the call", %{place: place} do
+      tool = fn _, _ -> flunk("not called") end
+
+      for broken <- [
+            %Bridge.Value{data: :none, options: []},
+            %Bridge.Value{data: large(), options: 1}
+          ] do
+        assert_raise ArgumentError, fn ->
+          call(%{a: large(), b: [large(), broken]}, place, tool)
+        end
+
+        assert SharedMemory.list_regions!(place) == []
+      end
+
+      assert Enum.filter(Process.get_keys(), &match?({Bridge.Arguments, _}, &1)) == []
+      # What are no parameters is the transport's to refuse.
+      tool = fn args, opts -> {:ok, {map_size(args), opts[:binary_parameters]}} end
+
+      for wrong <- [~D[2024-02-29], [large()]] do
+        assert call(%{a: large()}, place, tool, binary_parameters: wrong) == {:ok, {1, wrong}}
+      end
+
+      assert SharedMemory.list_regions!(place) == []
+    end
+
     test "are released when the caller is killed in the middle", %{place: place} do
       test = self()
 
@@ -275,6 +308,77 @@ defmodule Snakepit.SharedMemory.BridgeTest do
       kill(caller)
       assert eventually(fn -> SharedMemory.list_regions!(place) == [] end)
     end
+
+    test "may name one region more than once", %{place: place} do
+      for resolve <- [true, false] do
+        tool = fn _, _ ->
+          {handle, _} = give(large(), place)
+          {:ok, %{"a" => handle, "b" => [handle, %{"__snakepit_shm_text__" => handle}]}}
+        end
+
+        assert {:ok, %{"a" => one, "b" => [two, three]}} =
+                 call(%{}, place, tool, resolve: resolve)
+
+        assert {two, three} == {one, one}
+        if resolve, do: assert(one == large()), else: take(one, place)
+        assert SharedMemory.list_regions!(place) == []
+      end
+    end
+
+    test "may be an argument, which with resolve: false is then the caller's", %{place: place} do
+      me = self()
+
+      tool = fn args, _ ->
+        send(me, {:other, args.other["__snakepit_shm_text__"]})
+        {:ok, %{"back" => args.x}}
+      end
+
+      args = %{x: large(), other: large(1)}
+      assert {:ok, %{"back" => handle}} = call(args, place, tool, resolve: false)
+      assert SharedMemory.fetch!(handle, dir: place[:dir]) == large()
+      assert [%{owner_pid: ^me}] = SharedMemory.list_regions!(place)
+      take(handle, place)
+      # The other one went with the call.
+      assert_received {:other, other}
+      assert code(SharedMemory.fetch(other, dir: place[:dir])) == :not_found
+    end
+
+    defp take(handle, place), do: SharedMemory.deallocate_region!(handle, dir: place[:dir])
+
+    test "are no regions of this VM, and refused by no limit", %{place: place, dir: dir} do
+      with_config([max_total_memory: 4096] ++ place, fn ->
+        {handle, _} = give(large(), place, ttl: true)
+        assert code(SharedMemory.fetch(handle)) == :resource_exhausted
+        assert call(%{}, [], fn _, _ -> {:ok, handle} end) == {:ok, large()}
+        assert eventually(fn -> SharedMemory.list_regions!() == [] end)
+      end)
+
+      assert TestDir.leftovers(dir) |> Enum.all?(&(&1 =~ ".pool."))
+    end
+
+    test "that somebody else has taken meanwhile are theirs", %{place: place} do
+      {handle, _} = give(large(), place)
+      test = self()
+
+      # In the middle of the fetch of the bridge another process is faster.
+      faster = fn ->
+        if self() == test and Process.put(:faster, true) == nil do
+          fetch = fn -> SharedMemory.fetch!(handle, dir: place[:dir], adopt: true) end
+          send(test, {:theirs, in_process(fetch)})
+        end
+      end
+
+      event = [:snakepit, :shared_memory, :region, :fetch, :stop]
+      Listener.attach("faster", [event], &__MODULE__.run/4, faster)
+      assert call(%{}, place, fn _, _ -> {:ok, handle} end) == {:ok, large()}
+      assert_received {:theirs, {bytes, owner}}
+      assert bytes == large()
+      assert [%{owner_pid: ^owner}] = SharedMemory.list_regions!(place)
+      kill(owner)
+      assert eventually(fn -> SharedMemory.list_regions!(place) == [] end)
+    end
+
+    def run(_event, _measurements, _metadata, fun), do: fun.()
 
     test "that cannot be fetched are an error, and the others do not stay", %{place: place} do
       tool = fn _, _ ->
@@ -679,6 +783,31 @@ defmodule Snakepit.SharedMemory.BridgeTest do
       end)
 
       SharedMemory.deallocate_region!(handle, dir: place[:dir])
+    end
+
+    test "in a result is what its handle names", %{place: place} do
+      reference = fn handle, changes ->
+        told = %{"bytes" => 5000, "shape" => [5000], "metadata" => %{"snakepit_shm" => handle}}
+
+        Map.merge(
+          %{"__snakepit_zero_copy__" => true, "kind" => "dlpack"},
+          Map.merge(told, changes)
+        )
+      end
+
+      {handle, _} = give(large(), place)
+      tool = fn _, _ -> {:ok, [reference.(handle, %{})]} end
+      assert {:ok, [^handle]} = call(%{}, place, tool, resolve: false)
+      SharedMemory.deallocate_region!(handle, dir: place[:dir])
+
+      {handle, _} = give(large(), place)
+      assert call(%{}, place, fn _, _ -> {:ok, [reference.(handle, %{})]} end) == {:ok, [large()]}
+      assert SharedMemory.list_regions!(place) == []
+
+      for other <- [%{"metadata" => nil}, %{"metadata" => %{"snakepit_shm" => 1}}] do
+        plain = reference.(nil, other)
+        assert call(%{}, place, fn _, _ -> {:ok, plain} end) == {:ok, plain}
+      end
     end
 
     test "is a named error without Snakepit" do
