@@ -486,8 +486,8 @@ defmodule Snakepit.SharedMemory do
   `deallocate_region/2` is called with the handle. Options are those of `allocate_region/2` but
   `:slots`, `:notify` and `:max_readers`, and `:dtype`, `:shape` and `:format` as in `write/3`; and
 
-    * `:ttl` - milliseconds after which the region is removed if nobody has used it since: `:timeout` by the name
-      that it has for results
+    * `:ttl` - milliseconds after which the region is removed if nobody has used it since, counted from when it has its
+      value: `:timeout` by the name that it has for results
     * `:size` - of a stream, see above
 
   Because it is filled at once, `:prefault` is `true` from 1 MiB on, and `:huge_pages` `:prefer` from 4 MiB on,
@@ -531,7 +531,8 @@ defmodule Snakepit.SharedMemory do
   An adopted region counts for the limits and goes with its owner, by `deallocate_region/2`, or as `:owner`,
   `:cleanup_policy`, `:timeout`, `:session`, `:worker`, `:metadata` and `:tags` say; they are those of
   `adopt_region/2`. When a limit refuses it, the answer is that error, and the region waits on. What was given away and
-  is copied by `:into` is removed at once. Binaries and tensors stay valid, however the region ends.
+  is copied by `:into` is removed at once, unless somebody has taken it meanwhile. Binaries and tensors stay valid, however the
+  region ends; a part of one keeps the memory of all of it.
   """
   @spec fetch(handle(), options()) :: result(binary() | struct() | version())
   def fetch(handle, opts \\ []), do: noted(Fetching.fetch(handle, opts))

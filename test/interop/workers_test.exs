@@ -7,13 +7,15 @@ defmodule Interop.WorkersTest do
   use Snakepit.SharedMemory.Case, async: false
 
   alias Interop.Worker
-  alias Snakepit.SharedMemory.Foreign
+  alias Snakepit.SharedMemory.{Foreign, Listener}
 
   @moduletag :interop
   @moduletag timeout: 7_200_000
 
   @array %{"dtype" => "<f8", "shape" => [64, 64], "fill" => 1.5}
   @bytes :binary.copy(<<1.5::float-64-little>>, 64 * 64)
+
+  def run(_event, _measurements, _metadata, fun), do: fun.()
 
   # What a pool keeps is nobody's value.
   defp files(dir), do: Enum.reject(TestDir.leftovers(dir), &(&1 =~ ".pool."))
@@ -150,6 +152,30 @@ defmodule Interop.WorkersTest do
         # Nothing was lost by that.
         assert SharedMemory.fetch!(handle, into: buffer) == @bytes
         for id <- [id, small], do: SharedMemory.deallocate_region!(id)
+        assert gone?(dir)
+      end)
+    end
+
+    test "is not removed when somebody has taken it while it was copied", context do
+      %{place: place, dir: dir} = context
+
+      with_worker(place, fn worker ->
+        handle = shared!(worker)
+        %{size: size} = info(handle)
+        # Another VM: bare calls of the native library, of which this one knows nothing.
+        taken = native(place, handle["name"], %{size: size, slots: 1})
+        test = self()
+        other_vm = fn -> if self() == test, do: send(test, {:taken, Native.adopt(taken)}) end
+        event = [:snakepit, :shared_memory, :region, :write, :start]
+        Listener.attach("other-vm", [event], &__MODULE__.run/4, other_vm)
+
+        id = SharedMemory.allocate_region!(64 * 1024)
+        assert SharedMemory.fetch!(handle, into: id) == 2
+        assert_received {:taken, {:ok, writer}}
+        assert SharedMemory.fetch!(handle) == @bytes
+        assert %{orphaned: false, owner_pid: nil} = info(handle)
+        {:ok, :ok} = Native.discard(writer)
+        SharedMemory.deallocate_region!(id)
         assert gone?(dir)
       end)
     end

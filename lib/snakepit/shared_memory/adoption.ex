@@ -31,7 +31,7 @@ defmodule Snakepit.SharedMemory.Adoption do
            {:ok, config} <- Config.fetch(:adopt_region),
            {:ok, seen} <- look(region, target),
            :ok <- Lifecycle.check_size(seen.size, config, :adopt_region),
-           {:ok, _writer} <- take(target, seen, options, config, :adopt_region) do
+           {:ok, _writer} <- take(region, target, seen, options, config, :adopt_region) do
         {:ok, target.id}
       end
     end)
@@ -43,7 +43,7 @@ defmodule Snakepit.SharedMemory.Adoption do
     with {:ok, config} <- Config.fetch(operation),
          {:ok, seen} <- look(handle, target),
          :ok <- Lifecycle.check_size(seen.size, config, operation),
-         {:ok, _writer} <- take(target, seen, options, config, operation) do
+         {:ok, _writer} <- take(handle, target, seen, options, config, operation) do
       :ok
     end
   end
@@ -85,7 +85,7 @@ defmodule Snakepit.SharedMemory.Adoption do
     Error.wrap(Native.inspect_segment(Target.native(target)), :adopt_region, target.id)
   end
 
-  defp take(target, %{size: size, slots: slots} = seen, options, config, operation) do
+  defp take(region, target, %{size: size, slots: slots} = seen, options, config, operation) do
     record = %{
       Lifecycle.record(target, {size, slots}, options, config)
       | adopted: true,
@@ -94,8 +94,12 @@ defmodule Snakepit.SharedMemory.Adoption do
 
     Sessions.note(options, config)
     settings = %{size: size, slots: slots, pooled: Pool.serves?(config, target)}
-    Registry.allocate(record, settings, operation)
+    Registry.allocate(record, Map.put(settings, :incarnation, incarnation(region)), operation)
   end
+
+  # Another may have the name by the time that the job comes to it.
+  defp incarnation(%{"token" => token}), do: token
+  defp incarnation(_region), do: nil
 
   # Whoever removed the file meanwhile is found out by the job.
   defp permissions(file) do

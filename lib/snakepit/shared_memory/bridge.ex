@@ -23,8 +23,8 @@ defmodule Snakepit.SharedMemory.Bridge do
 
   What the tool returns comes back as `Snakepit.SharedMemory.fetch/2` gives it, as binaries: `bytes`, arrays, text over the
   worker's threshold, tables as Arrow IPC streams. With `resolve: false` the handles stay, which tell dtype and shape; their regions then belong to
-  the calling process. A result that the worker gave away is removed from shared memory as it is fetched, and the
-  binary keeps the memory until it is garbage-collected.
+  the calling process, as does an argument that came back as one. A result that the worker gave away is removed from shared memory
+  as it is fetched, unless another process has taken it, and the binary keeps the memory until it is garbage-collected; no limit refuses it.
 
   ## What becomes of what was shared
 
@@ -133,6 +133,16 @@ defmodule Snakepit.SharedMemory.Bridge do
       end
     after
       :erlang.unalias(failed)
+      flush(failed)
+    end
+  end
+
+  # What came in between must not stay among the caller's messages.
+  defp flush(failed) do
+    receive do
+      {^failed, _error} -> :ok
+    after
+      0 -> :ok
     end
   end
 
@@ -186,10 +196,24 @@ defmodule Snakepit.SharedMemory.Bridge do
         measure(prepared, settings, answer, System.monotonic_time() - started)
         answer
       end
-    after
-      Arguments.release(prepared.shared, settings)
+    catch
+      kind, reason ->
+        Arguments.release(prepared.shared, settings)
+        :erlang.raise(kind, reason, __STACKTRACE__)
+    else
+      answer ->
+        Arguments.release(over(prepared.shared, answer, settings), settings)
+        answer
     end
   end
+
+  # An argument that came back as a handle is the caller's as every handle in an answer is.
+  defp over(shared, answer, %{resolve: false}) do
+    kept = Results.tokens(answer)
+    Enum.reject(shared, &(&1["token"] in kept))
+  end
+
+  defp over(shared, _answer, _settings), do: shared
 
   # The tool has not been called yet.
   defp again(args, theirs, settings, send, prepared) do

@@ -30,6 +30,14 @@ defmodule Snakepit.SharedMemory.Expiry do
   @spec watch(Target.key()) :: :ok
   def watch(key), do: GenServer.cast(__MODULE__, {:watch, key})
 
+  @doc "Forgets a region that has gone, and the timers of its next looks, which may be far away."
+  @spec forget(Record.t()) :: :ok
+  def forget(%{timeout: nil, marked: nil}), do: :ok
+
+  def forget(%{target: %{key: key}, token: token, marked: marked}) do
+    GenServer.cast(__MODULE__, {:forget, key, token, marked})
+  end
+
   # seen:   key => what was seen of an idle region the last time, and the timer of the next look
   # graces: key => since when a marked region waits, and the timer of its end
   # sweep:  monitor of the look at the sessions that is under way; timer: that of the next one
@@ -68,6 +76,10 @@ defmodule Snakepit.SharedMemory.Expiry do
       {:ok, record} -> {:noreply, begin(state, record)}
       :error -> {:noreply, state}
     end
+  end
+
+  def handle_cast({:forget, key, token, marked}, state) do
+    {:noreply, state |> forget(key, token) |> forget_grace(key, marked)}
   end
 
   def handle_cast(message, state), do: handle_info(message, state)
@@ -233,9 +245,17 @@ defmodule Snakepit.SharedMemory.Expiry do
     cached? = Table.reader(key) != nil
     if cached?, do: Registry.drop_reader(key)
     uses = Table.uses(key)
-    busy = cached? or readers > 0 or Table.count(key) > 0 or Writers.holder(key) != nil
+
+    busy =
+      cached? or readers > 0 or Table.count(key) > 0 or Writers.holder(key) != nil or
+        (version == 0 and being_filled?(record))
+
     %{token: token, used: {version, uses}, uses: uses, busy: busy}
   end
+
+  # `share/2` of a stream takes as long as the stream does.
+  defp being_filled?(%{filled_by: nil}), do: false
+  defp being_filled?(%{filled_by: pid}), do: Process.alive?(pid)
 
   defp look_later(state, %{target: %{key: key}} = record, seen) do
     left = seen.since + record.timeout - now()
@@ -254,8 +274,23 @@ defmodule Snakepit.SharedMemory.Expiry do
 
   defp forget(state, key, token) do
     case state.seen do
-      %{^key => %{token: ^token}} -> %{state | seen: Map.delete(state.seen, key)}
-      _ -> state
+      %{^key => %{token: ^token} = seen} ->
+        cancel(seen[:timer])
+        %{state | seen: Map.delete(state.seen, key)}
+
+      _ ->
+        state
+    end
+  end
+
+  defp forget_grace(state, key, marked) do
+    case state.graces do
+      %{^key => %{marked: ^marked} = grace} ->
+        cancel(grace[:timer])
+        %{state | graces: Map.delete(state.graces, key)}
+
+      _ ->
+        state
     end
   end
 

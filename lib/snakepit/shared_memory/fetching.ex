@@ -25,6 +25,10 @@ defmodule Snakepit.SharedMemory.Fetching do
            adopt: {{:nilable, :boolean}, nil}
          ] ++ Lifecycle.bookkeeping_schema()
 
+  # How often somebody looks whether another process of this VM, who is about to have a result, has it, and the pause.
+  @tries 5
+  @pause_ms 2
+
   @spec fetch(term(), term()) :: {:ok, term()} | {:error, Error.t()}
   def fetch(handle, opts) do
     Telemetry.span(:fetch, Target.id(handle), fn _ -> handle["bytes"] end, fn ->
@@ -135,7 +139,8 @@ defmodule Snakepit.SharedMemory.Fetching do
 
   # -- whose it is ----------------------------------------------------------------------------
 
-  defp own(%{writer: _} = taken, _handle, target, options), do: kept(taken, target, options)
+  defp own(%{writer: _} = taken, handle, target, options),
+    do: kept(taken, handle, target, options, @tries)
 
   defp own(given, handle, target, options) do
     ours = Table.region(target.key)
@@ -143,8 +148,8 @@ defmodule Snakepit.SharedMemory.Fetching do
     case {options, ours} do
       {%{adopt: false}, _ours} -> :ok
       {_options, {:ok, writer, _reader}} -> taken_back(writer)
-      {%{into: nil, adopt: true}, _none} -> Adoption.take(handle, target, options, :fetch)
-      {%{into: into}, _none} when into != nil and given == true -> removed(handle, options)
+      {%{into: nil, adopt: true}, _none} -> taken(handle, target, options, @tries)
+      {%{into: into}, _none} when into != nil and given == true -> finished(handle, target)
       _ -> :ok
     end
   end
@@ -155,18 +160,56 @@ defmodule Snakepit.SharedMemory.Fetching do
     :ok
   end
 
-  defp kept(taken, target, options) do
-    case Adoption.keep(taken, target, options, :fetch) do
-      # Another region of this VM has its name. The value is here all the same.
-      {:error, %{code: :segment_busy}} -> :ok
-      answer -> answer
+  # Somebody else was faster, or its time ran out in this moment: the value is here all the same.
+  defp kept(taken, handle, target, options, left) do
+    with {:error, %{code: :segment_busy}} <- Adoption.keep(taken, target, options, :fetch) do
+      again(handle, target, options, left, :ok)
     end
   end
 
-  # It was for us, and we have a copy.
-  # Should it not go now, it goes when its time is over.
-  defp removed(handle, %{dir: dir}) do
-    _ = Lifecycle.deallocate(handle, dir: dir)
+  # Whether or not it was given away.
+  defp taken(handle, target, options, left) do
+    with {:error, %{code: :segment_busy}} = busy <-
+           Adoption.take(handle, target, options, :fetch) do
+      again(handle, target, options, left, busy)
+    end
+  end
+
+  # Another process of this VM has it, or is about to, and may have to leave it after all.
+  defp again(handle, target, options, left, last) do
+    cond do
+      match?({:ok, _writer, _reader}, Table.region(target.key)) -> :ok
+      left == 0 -> last
+      true -> once_more(handle, target, options, left - 1, last)
+    end
+  end
+
+  defp once_more(handle, target, options, left, last) do
+    receive do
+    after
+      @pause_ms -> :ok
+    end
+
+    case open(handle, target, options) do
+      {:ok, _binary, %{writer: _} = taken} -> kept(taken, handle, target, options, left)
+      {:ok, _binary, _none} when options.adopt -> taken(handle, target, options, left)
+      {:ok, _binary, _none} -> again(handle, target, options, left, last)
+      {:error, _gone} -> last
+    end
+  end
+
+  # It was for us, and we have a copy. Should somebody have taken it meanwhile, it is theirs; should it not
+  # go now, it goes when its time is over.
+  defp finished(handle, target) do
+    _ = finish(handle, target)
     :ok
+  end
+
+  @doc "Removes what a handle names and was given to whoever has it, unless somebody has taken it."
+  @spec finish(map(), Target.t()) :: Native.answer(:ok) | {:error, Error.t()}
+  def finish(handle, target) do
+    with {:ok, config} <- Config.fetch(:fetch) do
+      Native.finish_handle(handle, target.dir, Pool.serves?(config, target))
+    end
   end
 end

@@ -3,7 +3,8 @@ defmodule Snakepit.SharedMemory.Lending do
   # A region of this VM whose writer's place another OS process takes, to fill it in place. It stays ours:
   # it counts, goes with its owner, and is not removed however the other process ends.
 
-  alias Snakepit.SharedMemory.{Dtype, Error, History, Native, Options, Table, Target, Writing}
+  alias Snakepit.SharedMemory.{Dtype, Error, History, Lifecycle, Native, Options, Table, Target}
+  alias Snakepit.SharedMemory.Writing
 
   @lend [
           dtype: {{:nilable, :dtype}, nil},
@@ -17,6 +18,8 @@ defmodule Snakepit.SharedMemory.Lending do
          {:ok, writer, record} <- ours(region, target, :lend_region),
          {:ok, described} <- described(options, record),
          {:ok, token} <- Error.wrap(Native.lend(writer), :lend_region, target.id) do
+      # Its time begins anew: the other process is still to come.
+      Table.used(target.key)
       History.add(target.key, :lend, self())
 
       loan = %{
@@ -45,6 +48,15 @@ defmodule Snakepit.SharedMemory.Lending do
   # A handle names a value that is sealed: there is nothing to fill any more.
   defp ours(%{"__snakepit_shm__" => _}, target, :lend_region) do
     {:error, Writing.sealed_by_handle(target.id, :lend_region)}
+  end
+
+  # Of a later region of that name it says nothing.
+  defp ours(%{"__snakepit_shm__" => _} = handle, target, operation) do
+    with {:ok, writer, record} <- ours(target.id, target, operation),
+         answer = Error.wrap(Native.writer_handle(writer), operation, target.id),
+         :ok <- Lifecycle.check_handle(answer, handle, operation) do
+      {:ok, writer, record}
+    end
   end
 
   defp ours(_region, target, operation) do

@@ -102,7 +102,8 @@ defmodule Snakepit.SharedMemory.Lifecycle do
       session: options.session,
       worker: options.worker,
       policy: options.cleanup_policy,
-      tags: options.tags
+      tags: options.tags,
+      filled_by: options[:filled_by]
     }
   end
 
@@ -231,23 +232,32 @@ defmodule Snakepit.SharedMemory.Lifecycle do
 
   # A handle names one value of one incarnation; a name may have been used again since.
   defp same_incarnation(mapping, %{"__snakepit_shm__" => _} = handle, operation) do
-    case Error.wrap(Native.reader_handle(mapping.reader), operation, handle["name"]) do
-      {:ok, ^handle} ->
-        :ok
+    answer = Error.wrap(Native.reader_handle(mapping.reader), operation, handle["name"])
 
-      answer ->
-        give_back(mapping)
-        another(answer, handle, operation)
+    with {:error, error} <- check_handle(answer, handle, operation) do
+      give_back(mapping)
+      {:error, error}
     end
   end
 
   defp same_incarnation(_mapping, _region, _operation), do: :ok
 
-  # What the name stands for by now: a region that is not sealed never had a handle.
-  defp another({:error, %{code: code} = error}, _handle, _operation) when code != :not_sealed,
-    do: {:error, error}
+  @doc "Whether a region, whose own handle was asked for, is the one that `handle` names."
+  @spec check_handle({:ok, map()} | {:error, Error.t()}, map(), atom()) ::
+          :ok | {:error, Error.t()}
+  def check_handle({:ok, its_own}, handle, operation) do
+    if its_own == plainly(handle), do: :ok, else: {:error, stale_handle(handle, operation)}
+  end
 
-  defp another(_sealed_or_not, handle, operation), do: {:error, stale_handle(handle, operation)}
+  # What the name stands for by now: a region that is not sealed never had a handle.
+  def check_handle({:error, %{code: :not_sealed}}, handle, operation),
+    do: {:error, stale_handle(handle, operation)}
+
+  def check_handle({:error, error}, _handle, _operation), do: {:error, error}
+
+  # A segment does not know what its elements mean, and tells no order but Fortran's.
+  defp plainly(%{"order" => "C"} = handle), do: plainly(Map.delete(handle, "order"))
+  defp plainly(handle), do: Map.delete(handle, "element")
 
   defp stale_handle(handle, operation) do
     Error.new(:invalid_handle, "invalid handle: the region is not the one that it was made for",
@@ -333,10 +343,10 @@ defmodule Snakepit.SharedMemory.Lifecycle do
   defp remove(target, region) do
     case {Table.region(target.key), region} do
       {{:ok, writer, _reader}, %{"__snakepit_shm__" => _} = handle} ->
-        case Error.wrap(Native.writer_handle(writer), :deallocate_region, target.id) do
-          {:ok, ^handle} -> Registry.deallocate(target, :deallocate_region)
-          answer -> another(answer, handle, :deallocate_region)
-        end
+        answer = Error.wrap(Native.writer_handle(writer), :deallocate_region, target.id)
+
+        with :ok <- check_handle(answer, handle, :deallocate_region),
+             do: Registry.deallocate(target, :deallocate_region)
 
       {{:ok, _writer, _reader}, _region} ->
         Registry.deallocate(target, :deallocate_region)

@@ -39,7 +39,8 @@ defmodule Snakepit.SharedMemory.Native do
           lock_memory: boolean() | nil,
           numa: {:bind | :interleave, [non_neg_integer()]} | nil,
           pooled: boolean() | nil,
-          tenant: String.t() | nil
+          tenant: String.t() | nil,
+          incarnation: String.t() | nil
         }
 
   @typedoc "A region that was given away and is taken over, and for how many milliseconds it was to be had."
@@ -306,6 +307,10 @@ defmodule Snakepit.SharedMemory.Native do
   # Its memory comes into the VM's pool where that may be and the last argument says so.
   @spec remove_handle(map(), String.t(), boolean()) :: answer(:ok)
   def remove_handle(_handle, _dir, _pooled), do: stub()
+
+  # The same of what has no writer; whoever has taken it keeps it.
+  @spec finish_handle(map(), String.t(), boolean()) :: answer(:ok)
+  def finish_handle(_handle, _dir, _pooled), do: stub()
 
   # -- the pool -------------------------------------------------------------------------------
 

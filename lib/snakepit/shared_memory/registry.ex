@@ -387,6 +387,8 @@ defmodule Snakepit.SharedMemory.Registry do
 
   # With it go the references to it, whoever holds them.
   defp gone(state, %{target: %{key: key}} = record) do
+    Expiry.forget(record)
+
     record
     |> Table.forget()
     |> Enum.reduce(disown(state, record), fn {pid, holder}, state ->

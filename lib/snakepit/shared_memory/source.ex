@@ -218,11 +218,20 @@ defmodule Snakepit.SharedMemory.Source do
   # Written once and read by few: one slot, nobody waits for a change.
   @fixed %{slots: 1, notify: false, max_readers: nil}
 
+  defp create(0, _options) do
+    {:error,
+     Error.new(:invalid_size, "nothing to share: there are 0 bytes",
+       operation: :share,
+       remedy: "say by other means that there is nothing; a file of /proc is to be read first"
+     )}
+  end
+
+  # Its time begins when it has its value, which may be long in coming.
   defp create(bytes, options) do
     case Native.round_up_capacity(bytes) do
       {:ok, size} ->
         settings = options |> Map.merge(@fixed) |> Memory.filled_at_once(size)
-        Lifecycle.create(size, settings, :share)
+        Lifecycle.create(size, Map.put(settings, :filled_by, self()), :share)
 
       {:error, failure} ->
         {:error, Error.from_native(failure, :share)}

@@ -110,7 +110,8 @@ defmodule Snakepit.SharedMemory.Target do
         lock_memory: nil,
         numa: nil,
         pooled: nil,
-        tenant: nil
+        tenant: nil,
+        incarnation: nil
       },
       settings
     )

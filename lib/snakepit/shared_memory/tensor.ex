@@ -33,11 +33,27 @@ defmodule Snakepit.SharedMemory.Tensor do
   @spec bytes(struct()) ::
           {:ok, {binary(), String.t(), [non_neg_integer()]}} | {:error, Error.t()}
   def bytes(tensor) do
-    with :ok <- loaded(:share),
-         {:ok, dtype} <- dtype(apply(@nx, :type, [tensor])) do
-      shape = Tuple.to_list(apply(@nx, :shape, [tensor]))
-      {:ok, {apply(@nx, :to_binary, [tensor]), dtype, shape}}
+    with :ok <- loaded(:share) do
+      guarded(:share, "pass the tensor's bytes with :dtype and :shape", fn ->
+        with {:ok, dtype} <- dtype(apply(@nx, :type, [tensor])) do
+          shape = Tuple.to_list(apply(@nx, :shape, [tensor]))
+          {:ok, {apply(@nx, :to_binary, [tensor]), dtype, shape}}
+        end
+      end)
     end
+  end
+
+  # Backends are others' code, and raise for what they cannot do (a tensor that was given to a device and is gone,
+  # say).
+  defp guarded(operation, remedy, work) do
+    work.()
+  rescue
+    exception ->
+      {:error,
+       Error.new(:unsupported, "Nx refused it: #{Exception.message(exception)}",
+         operation: operation,
+         remedy: remedy
+       )}
   end
 
   defp dtype(type) do
@@ -56,11 +72,21 @@ defmodule Snakepit.SharedMemory.Tensor do
   """
   @spec from(binary(), map()) :: {:ok, struct()} | {:error, Error.t()}
   def from(binary, %{"format" => format, "dtype" => dtype, "shape" => shape} = handle) do
-    with :ok <- loaded(:fetch), {:ok, type} <- type(format, dtype, handle["element"]) do
-      tensor = apply(@nx, :from_binary, [binary, type, []])
-      {:ok, shaped(tensor, shape, handle["order"])}
+    with :ok <- loaded(:fetch),
+         {:ok, type} <- type(format, dtype, handle["element"]),
+         :ok <- filled(binary) do
+      guarded(:fetch, "fetch it as a binary", fn ->
+        tensor = apply(@nx, :from_binary, [binary, type, []])
+        {:ok, shaped(tensor, shape, handle["order"])}
+      end)
     end
   end
+
+  # Each axis of a tensor has an index at least.
+  defp filled(<<>>),
+    do: {:error, no_tensor("Nx has no tensors without elements", "fetch it as a binary")}
+
+  defp filled(_binary), do: :ok
 
   # The first index runs fastest: in the order of Nx, that is the tensor with its axes turned round.
   defp shaped(tensor, shape, "F") do

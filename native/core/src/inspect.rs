@@ -112,6 +112,8 @@ pub struct SegmentReport {
     pub writer: Option<ProcessInfo>,
     /// Whether that process lives; `None` when it cannot be known.
     pub writer_alive: Option<bool>,
+    /// Whether it is this process; the pid does not tell, for another pid namespace may have it, too.
+    pub writer_is_own: bool,
     /// Whether it waits for another writer: its own has died, or has given it up.
     pub orphaned: bool,
     /// Version of the current value, 0 = none.
@@ -143,6 +145,8 @@ pub struct ReaderReport {
     pub process: Option<ProcessInfo>,
     /// Whether that process lives; `None` when it cannot be known.
     pub alive: Option<bool>,
+    /// Whether it is this process; the pid does not tell, for another pid namespace may have it, too.
+    pub own: bool,
     /// Slot that it has pinned.
     pub pinned: Option<u32>,
     /// Calls of it that sleep.
@@ -341,6 +345,7 @@ impl Look {
                     entry,
                     process: participant.and_then(|p| p.describe(key)),
                     alive: participant.map(|p| p.is_alive(key)),
+                    own: participant.is_some_and(|p| p.key() == key),
                     pinned: u32_at(bytes, reader_entry::PIN).checked_sub(1),
                     waiting: u32_at(bytes, reader_entry::WAITING),
                 })
@@ -421,6 +426,10 @@ impl Look {
                 .as_ref()
                 .filter(|_| writer_key != 0)
                 .map(|p| p.is_alive(writer_key)),
+            writer_is_own: self
+                .participant
+                .as_ref()
+                .is_some_and(|p| p.key() == writer_key),
             orphaned: self.orphaned(writer_key, &mut HashMap::new())?,
             version,
             current_slot,

@@ -3,7 +3,7 @@
 mod support;
 
 use snakepit_shm::{
-    CleanupOptions, Handle, MAX_TTL, Reaper, ReaperOptions, SegmentWriter, ShmError,
+    CleanupOptions, Handle, MAX_TTL, PoolOptions, Reaper, ReaperOptions, SegmentWriter, ShmError,
 };
 use std::io::{Seek, Write};
 use std::path::Path;
@@ -96,6 +96,44 @@ fn whoever_takes_it_has_it() {
     taken.release().unwrap();
     let report = clean(&shm, Duration::ZERO).run().unwrap();
     assert_eq!(report.removed[0].name, "x");
+    assert!(shm.segment_files().is_empty());
+}
+
+#[test]
+fn a_handle_takes_no_other_segment_of_its_name() {
+    let shm = Shm::new();
+    let first = sealed(shm.path(), "x");
+    let handle = first.handle().unwrap();
+    assert_eq!(
+        handle.adopt(shm.path()).unwrap_err().code(),
+        "segment_busy"
+    );
+    first.remove().unwrap();
+    assert_eq!(handle.adopt(shm.path()).unwrap_err().code(), "not_found");
+
+    let mut second = sealed(shm.path(), "x");
+    second.give_away(LONG).unwrap();
+    let view = second.sealed().unwrap();
+    for answer in [
+        handle.adopt(shm.path()).map(drop),
+        shm.options("x")
+            .adopt_incarnation(&handle.token)
+            .map(drop),
+        // Nor does a pool, whoever it was given by.
+        PoolOptions::new("test", shm.path())
+            .open()
+            .unwrap()
+            .remove(&handle)
+            .map(drop),
+    ] {
+        assert_eq!(answer.unwrap_err().code(), "not_found");
+    }
+    // It waits as long as it did.
+    assert!(view.is_given_away());
+    drop((view, second));
+    let report = clean(&shm, Duration::ZERO).run().unwrap();
+    assert!(report.kept[0].reason.contains("given away"), "{report:?}");
+    shm.options("x").adopt().unwrap().remove().unwrap();
     assert!(shm.segment_files().is_empty());
 }
 

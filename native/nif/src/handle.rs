@@ -116,6 +116,25 @@ fn parse(value: &serde_json::Value) -> Answer<(String, String)> {
     Ok((handle.name, handle.namespace))
 }
 
+/// Removes the region that a handle names if it was given to whoever has the handle, and nobody has taken it.
+#[rustler::nif(schedule = "DirtyIo")]
+fn finish_handle(handle: Term<'_>, dir: String, pooled: bool) -> NifResult<Answer<Atom>> {
+    let value = json::to_value(handle)?;
+    Ok(finish(&value, &dir, pooled))
+}
+
+fn finish(value: &serde_json::Value, dir: &str, pooled: bool) -> Answer<Atom> {
+    let handle = Handle::from_value(value)?;
+    let writer = handle.adopt(dir)?;
+    if pooled {
+        // What a worker has handed over comes with its pages.
+        Pool::shared(&handle.namespace, dir)?.retire(writer)?;
+    } else {
+        writer.remove()?;
+    }
+    Ok(rustler::types::atom::ok())
+}
+
 /// Removes the region that a handle names, if it is still that very one.
 #[rustler::nif(schedule = "DirtyIo")]
 fn remove_handle(handle: Term<'_>, dir: String, pooled: bool) -> NifResult<Answer<Atom>> {

@@ -51,8 +51,12 @@ fn adopt(segment: Segment) -> Answer<ResourceArc<WriterResource>> {
     let name = segment.name.clone();
     let seen = (segment.size, segment.slots);
     let pool = segment.pool()?;
+    let incarnation = segment.incarnation.clone();
     let options = segment.options();
-    let writer = making_room(|| options.adopt())?;
+    let writer = making_room(|| match &incarnation {
+        Some(incarnation) => options.adopt_incarnation(incarnation),
+        None => options.adopt(),
+    })?;
     if seen == (Some(writer.capacity() as u64), Some(writer.slots() as u64)) {
         return Ok(WriterResource::pooled(writer, pool));
     }
@@ -85,18 +89,11 @@ fn inspect_pages(segment: Segment) -> Answer<PagesTerm> {
 #[rustler::nif(schedule = "DirtyIo")]
 fn usage(segment: Segment) -> Answer<(u64, u64)> {
     let report = segment.options().inspect()?;
-    let own = std::process::id();
-    let others = report.readers.iter().filter(|reader| {
-        let foreign = reader
-            .process
-            .as_ref()
-            .is_none_or(|process| process.pid != own);
-        foreign && reader.alive != Some(false)
-    });
-    let writer = report
-        .writer
-        .as_ref()
-        .is_some_and(|writer| writer.pid != own);
+    let others = report
+        .readers
+        .iter()
+        .filter(|reader| !reader.own && reader.alive != Some(false));
+    let writer = report.writer.is_some() && !report.writer_is_own;
     let filled = writer && report.writer_alive != Some(false);
     Ok((report.version, others.count() as u64 + u64::from(filled)))
 }

@@ -232,6 +232,22 @@ defmodule Snakepit.SharedMemory.ExchangeTest do
       assert fetch(later, place) == {:ok, "the value"}
     end
 
+    test "that says more than its segment knows names its region all the same", context do
+      %{place: place} = context
+      dir = [dir: place[:dir]]
+      handle = share!(<<0::16, 1::16>>, place, dtype: "|V2", shape: [2])
+      # As a worker sends it.
+      said = Map.merge(handle, %{"element" => "bfloat16", "order" => "C"})
+      assert fetch(said, place) == {:ok, <<0::16, 1::16>>}
+      region = SharedMemory.map_region!(said, dir)
+      SharedMemory.unmap_region!(region)
+
+      assert code(SharedMemory.deallocate_region(Map.put(said, "order", "F"), dir)) ==
+               :invalid_handle
+
+      assert SharedMemory.deallocate_region(said, dir) == {:ok, handle["name"]}
+    end
+
     test "reads in part", %{handle: handle, place: place} do
       dir = [dir: place[:dir]]
       assert SharedMemory.read(handle, [offset: 4] ++ dir) == {:ok, "value"}
@@ -293,6 +309,39 @@ defmodule Snakepit.SharedMemory.ExchangeTest do
 
       {:error, error} = SharedMemory.fetch(handle, [adpot: true] ++ place)
       assert error.message =~ "did you mean :adopt?"
+    end
+
+    test "of what was left behind: all of those who ask at once have it, one owns it", context do
+      %{place: place, dir: dir} = context
+
+      for n <- 1..10 do
+        {:ok, writer} = Native.create(native(place, "left-#{n}"))
+        {:ok, _} = Native.write(writer, "value", nil)
+        {:ok, _} = Native.seal(writer)
+        {:ok, handle} = Native.writer_handle(writer)
+        {:ok, :ok} = Native.release(writer)
+        test = self()
+
+        fetchers =
+          for _ <- 1..100 do
+            spawn_link(fn ->
+              receive do: (:go -> :ok)
+              send(test, {self(), SharedMemory.fetch(handle, dir: dir, adopt: true)})
+              receive do: (:stop -> :ok)
+            end)
+          end
+
+        for pid <- fetchers, do: send(pid, :go)
+
+        for pid <- fetchers do
+          assert_receive {^pid, answer}, 60_000
+          assert answer == {:ok, "value"}
+        end
+
+        assert SharedMemory.get_region_info!(handle, dir: dir).owner_pid in fetchers
+        for pid <- fetchers, do: send(pid, :stop)
+        assert eventually(fn -> TestDir.leftovers(dir) |> Enum.all?(&(not (&1 =~ "left"))) end)
+      end
     end
 
     test "into a buffer, as often as there is room and beyond", context do

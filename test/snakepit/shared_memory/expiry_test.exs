@@ -188,6 +188,76 @@ defmodule Snakepit.SharedMemory.ExpiryTest do
     SharedMemory.deallocate_region!("again", place)
   end
 
+  test "a stream may take longer than the time to live of what it is shared in", %{place: place} do
+    key = key("slow", place)
+    timer = fn -> get_in(:sys.get_state(Expiry).seen, [key, :timer]) end
+
+    # Each piece comes when the region has been looked at three times more, or has gone.
+    piece = fn n ->
+      Enum.each(1..3, fn _ ->
+        before = timer.()
+        assert eventually(fn -> timer.() != before end)
+      end)
+
+      "piece #{n};"
+    end
+
+    options = [name: "slow", size: 100, ttl: 20] ++ place
+    assert eventually(fn -> :sys.get_state(Expiry).seen == %{} end)
+    assert {:ok, handle} = SharedMemory.share({:stream, Stream.map(1..3, piece)}, options)
+    assert handle["bytes"] == 24
+    # From now on its time counts.
+    assert eventually(fn -> ids(place) == [] end)
+  end
+
+  test "a region without a value is in use only while whoever fills it lives", %{place: place} do
+    test = self()
+    owner = spawn(fn -> receive do: (:stop -> :ok) end)
+
+    {filler, monitor} =
+      spawn_monitor(fn ->
+        stream = Stream.map([1], fn _ -> send(test, :filling) && receive(do: (:never -> "")) end)
+
+        SharedMemory.share(
+          {:stream, stream},
+          [name: "half", size: 9, ttl: 20, owner: owner] ++ place
+        )
+      end)
+
+    assert_receive :filling, 30_000
+    Process.exit(filler, :kill)
+    assert_receive {:DOWN, ^monitor, :process, ^filler, :killed}, 30_000
+    assert eventually(fn -> ids(place) == [] end)
+    send(owner, :stop)
+  end
+
+  test "regions that have gone are forgotten, however far away their end was", %{place: place} do
+    day = 24 * 60 * 60 * 1000
+
+    for n <- 1..50 do
+      handle = SharedMemory.share!("x", [ttl: day] ++ place)
+      SharedMemory.deallocate_region!(handle, dir: place[:dir])
+      name = "counted-#{n}"
+      counted = [name: name, cleanup_policy: :reference_counted, timeout: day] ++ place
+      id = SharedMemory.allocate_region!(4096, counted)
+      {:ok, 0} = ReferenceCounter.decrement(id, self(), place)
+      assert %{marked: true} = SharedMemory.get_region_info!(id, place)
+      SharedMemory.deallocate_region!(id, place)
+    end
+
+    ours = fn ->
+      for {{dir, _, _}, _} <- :sys.get_state(Expiry).seen, dir == place[:dir], do: dir
+    end
+
+    assert eventually(fn -> ours.() == [] end)
+
+    waiting = fn ->
+      for {{dir, _, _}, _} <- :sys.get_state(Expiry).graces, dir == place[:dir], do: dir
+    end
+
+    assert eventually(fn -> waiting.() == [] end)
+  end
+
   test "messages that only look like its timers remove nothing", %{place: place} do
     id = SharedMemory.allocate_region!(4096, [name: "live", timeout: 3_600_000] ++ place)
     key = key(id, place)

@@ -148,6 +148,23 @@ defmodule Snakepit.SharedMemory.LendingTest do
     end
   end
 
+  test "a handle of an earlier region of its name takes nothing back", %{place: place} do
+    id = allocate!(place, name: "again")
+    {:ok, _loan} = lend(id, place)
+    id |> borrow!(place) |> fill!("first")
+    handle = SharedMemory.handle!(id, place)
+    assert SharedMemory.take_back_region(handle, place) == {:ok, id}
+    SharedMemory.deallocate_region!(id, place)
+
+    ^id = allocate!(place, name: "again")
+    {:ok, _loan} = lend(id, place)
+    assert code(SharedMemory.take_back_region(handle, place)) == :invalid_handle
+    # Still lent.
+    assert code(SharedMemory.write(id, "x", place)) == :segment_busy
+    SharedMemory.take_back_region!(id, place)
+    assert code(SharedMemory.take_back_region(handle, place)) == :invalid_handle
+  end
+
   test "who has the exclusive right to write lends, and nobody else", %{place: place} do
     id = allocate!(place)
 

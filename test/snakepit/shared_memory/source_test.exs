@@ -65,7 +65,12 @@ defmodule Snakepit.SharedMemory.SourceTest do
       assert code(share({:file, dir}, place)) == :io
       assert code(share({:file, "/dev/zero"}, place)) == :io
       File.write!(path, "")
-      assert code(share({:file, path}, place)) == :invalid_size
+
+      for nothing <- [path, "/proc/self/maps"] do
+        assert {:error, %{code: :invalid_size} = error} = share({:file, nothing}, place)
+        assert error.message == "nothing to share: there are 0 bytes"
+      end
+
       {_, 0} = System.cmd("mkfifo", [path <> ".fifo"])
       on_exit(fn -> File.rm(path <> ".fifo") end)
       assert code(share({:file, path <> ".fifo"}, place)) == :io

@@ -125,6 +125,27 @@ defmodule Snakepit.SharedMemory.TensorTest do
     assert code(SharedMemory.fetch(table, [as: :tensor] ++ place)) == :unsupported
   end
 
+  test "what Nx or its backend refuses is a named error", %{place: place, dir: dir} do
+    broken = %{tensor(<<1, 2>>, {:u, 8}, {2}) | shape: :none}
+    assert {:error, %{code: :unsupported} = error} = SharedMemory.share(broken, place)
+    assert error.message =~ "Nx refused it"
+    assert TestDir.leftovers(dir) == []
+
+    # Nx has no tensors without elements, and raises.
+    for {dtype, shape} <- [{:f32, [0]}, {:u8, [3, 0, 2]}] do
+      assert {:error, %{code: :unsupported}} = Tensor.from("", described(dtype, shape))
+    end
+
+    # More elements than the stand-in's reshape finds room for: whatever is raised is an answer.
+    assert {:error, %{code: :unsupported} = error} = Tensor.from(<<1>>, described(:u8, [2]))
+    assert error.message =~ "Nx refused it"
+  end
+
+  defp described(dtype, shape) do
+    {:ok, dtype} = Snakepit.SharedMemory.Dtype.to_string(dtype)
+    %{"format" => "numpy", "dtype" => dtype, "shape" => shape}
+  end
+
   test "a tensor has a type and a shape of its own", %{place: place} do
     tensor = tensor(<<1, 2>>, {:u, 8}, {2})
 

@@ -68,19 +68,30 @@ defmodule Snakepit.SharedMemory.Bridge.Arguments do
 
   defp apart(opts) do
     case Keyword.get(opts, :binary_parameters) do
-      %{} = parameters -> parameters
+      %{} = parameters when not is_struct(parameters) -> parameters
       _none -> %{}
     end
   end
 
   # -- conversion -----------------------------------------------------------------------------
 
-  # acc: what was shared, and what goes apart from the JSON.
+  # acc: what was shared, and what goes apart from the JSON. What was shared before something raises (a value
+  # that is none) is noted under `noted`, for it would stay as long as the caller lives.
   defp convert(args, opts, settings) do
-    acc = %{shared: [], apart: %{}}
-    {args, acc} = Enum.reduce(args, {%{}, acc}, &argument(&1, &2, settings))
-    {args, acc} = Enum.reduce(apart(opts), {args, acc}, &argument_apart(&1, &2, settings))
-    %__MODULE__{args: args, opts: with_apart(opts, acc.apart), shared: acc.shared}
+    noted = {__MODULE__, make_ref()}
+    acc = %{shared: [], apart: %{}, noted: noted}
+
+    try do
+      {args, acc} = Enum.reduce(args, {%{}, acc}, &argument(&1, &2, settings))
+      {args, acc} = Enum.reduce(apart(opts), {args, acc}, &argument_apart(&1, &2, settings))
+      %__MODULE__{args: args, opts: with_apart(opts, acc.apart), shared: acc.shared}
+    catch
+      kind, reason ->
+        release(Process.get(noted, []), settings)
+        :erlang.raise(kind, reason, __STACKTRACE__)
+    after
+      Process.delete(noted)
+    end
   end
 
   # Bytes that JSON cannot carry go beside it; those further inside cannot.
@@ -103,7 +114,14 @@ defmodule Snakepit.SharedMemory.Bridge.Arguments do
     end
   end
 
-  defp with_apart(opts, apart) when apart == %{}, do: Keyword.delete(opts, :binary_parameters)
+  # What is no map is the transport's to refuse.
+  defp with_apart(opts, apart) when apart == %{} do
+    case opts[:binary_parameters] do
+      %{} = parameters when not is_struct(parameters) -> Keyword.delete(opts, :binary_parameters)
+      _none_or_wrong -> opts
+    end
+  end
+
   defp with_apart(opts, apart), do: Keyword.put(opts, :binary_parameters, apart)
 
   defp walk(binary, acc, settings) when is_binary(binary) do
@@ -184,7 +202,9 @@ defmodule Snakepit.SharedMemory.Bridge.Arguments do
     case SharedMemory.share(data, options ++ Settings.place(settings)) do
       {:ok, handle} ->
         Telemetry.zero_copy(:export, System.monotonic_time() - started, bytes, about(settings))
-        {:ok, handle, %{acc | shared: [handle | acc.shared]}}
+        shared = [handle | acc.shared]
+        Process.put(acc.noted, shared)
+        {:ok, handle, %{acc | shared: shared}}
 
       {:error, error} ->
         Fallback.note(settings, :arguments, error.code, bytes, Exception.message(error))

@@ -7,11 +7,15 @@ defmodule Snakepit.SharedMemory.Bridge.Wire do
   #   {"__snakepit_shm_text__": handle}         text if it is UTF-8, else bytes
   #   {"__snakepit_shm_chunk__": handle}        a value that whoever takes it removes
   #   {"__snakepit_shm_inline__": 1, ...}       the bytes themselves, in base64
+  #   {"__snakepit_zero_copy__": true, ...}     Snakepit's reference, which may carry a handle
+
+  alias Snakepit.SharedMemory.Bridge.ZeroCopy
 
   @handle "__snakepit_shm__"
   @text "__snakepit_shm_text__"
   @chunk "__snakepit_shm_chunk__"
   @inline "__snakepit_shm_inline__"
+  @reference "__snakepit_zero_copy__"
 
   # What the Python side says when it could not resolve the arguments, and so did not call the tool.
   @unresolved "[snakepit-shm: arguments not resolved]"
@@ -44,23 +48,40 @@ defmodule Snakepit.SharedMemory.Bridge.Wire do
   @doc "What a map stands for; every byte of it comes from outside."
   @spec read(map()) ::
           {:handle, map(), :value | :chunk} | {:inline, inline()} | {:error, String.t()} | :plain
-  def read(%{@handle => _} = handle), do: {:handle, handle, :value}
+  def read(map) do
+    with :inline <- form(map), do: read_inline(map)
+  end
 
-  def read(%{@text => %{@handle => _} = handle} = map) when map_size(map) == 1,
+  @doc "The same, without a look into what is inline."
+  @spec form(map()) :: {:handle, map(), :value | :chunk} | :inline | :plain
+  def form(%{@handle => _} = handle), do: {:handle, handle, :value}
+
+  def form(%{@text => %{@handle => _} = handle} = map) when map_size(map) == 1,
     do: {:handle, handle, :value}
 
-  def read(%{@chunk => %{@handle => _} = handle} = map) when map_size(map) == 1,
+  def form(%{@chunk => %{@handle => _} = handle} = map) when map_size(map) == 1,
     do: {:handle, handle, :chunk}
 
-  def read(%{@inline => 1, "base64" => text} = map) when is_binary(text) do
+  def form(%{@inline => _}), do: :inline
+
+  # Snakepit's own reference, which carries a handle; what says two things of one value names nothing.
+  def form(%{@reference => true, "metadata" => %{}} = map) do
+    case ZeroCopy.read(map) do
+      {:ok, handle} -> {:handle, handle, :value}
+      {:error, _not_ours} -> :plain
+    end
+  end
+
+  def form(_map), do: :plain
+
+  defp read_inline(%{@inline => 1, "base64" => text} = map) when is_binary(text) do
     case Base.decode64(text) do
       {:ok, data} -> {:inline, %{data: data, reason: reason(map["reason"])}}
       :error -> {:error, "an inline value that is no base64"}
     end
   end
 
-  def read(%{@inline => _}), do: {:error, "an inline value of another form"}
-  def read(_map), do: :plain
+  defp read_inline(_map), do: {:error, "an inline value of another form"}
 
   defp reason(reason) when is_binary(reason), do: reason
   defp reason(_none), do: nil

@@ -8,7 +8,8 @@ defmodule Snakepit.SharedMemory.Table.Record do
   # state: `:ending` is one that is being removed, and that nobody finds any more;
   # token: which allocation it is; owned: whether the owner's reference counts; marked: since when
   # (monotonic milliseconds) nobody refers to it; by_default: its timeout is that of the configuration;
-  # adopted: another OS process created it.
+  # adopted: another OS process created it; filled_by: who is to put its first value in, for a region that has none
+  # is in use as long as that process lives.
   defstruct @enforce_keys ++
               [
                 :token,
@@ -17,6 +18,7 @@ defmodule Snakepit.SharedMemory.Table.Record do
                 :session,
                 :worker,
                 :marked,
+                :filled_by,
                 policy: :automatic,
                 by_default: false,
                 permissions: 0o600,
@@ -40,6 +42,7 @@ defmodule Snakepit.SharedMemory.Table.Record do
           session: String.t() | nil,
           worker: String.t() | nil,
           marked: integer() | nil,
+          filled_by: pid() | nil,
           policy: :automatic | :manual | :reference_counted,
           permissions: non_neg_integer(),
           tags: [String.t()],

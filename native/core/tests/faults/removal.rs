@@ -102,6 +102,46 @@ fn cleaning_sensor_leaves_sensor_data() {
     assert_eq!(clean.run().unwrap().removed.len(), 2);
 }
 
+/// From now on the table says of a participant that it has the pid of this process.
+fn give_our_pid_to(shm: &Shm, pid: u32) {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(shm.path().join("test.participants"))
+        .unwrap();
+    let mut given = 0;
+    for index in 0..64 {
+        let mut entry = [0; 64];
+        file.read_exact_at(&mut entry, 4096 + index * 64).unwrap();
+        if entry[4..8] == pid.to_le_bytes() {
+            entry[4..8].copy_from_slice(&std::process::id().to_le_bytes());
+            let sum = crc32c::crc32c(&entry[..56]);
+            entry[56..60].copy_from_slice(&sum.to_le_bytes());
+            file.write_all_at(&entry, 4096 + index * 64).unwrap();
+            given += 1;
+        }
+    }
+    assert_eq!(given, 1);
+}
+
+/// As in two containers, where the first process has the same pid in each.
+#[test]
+fn another_process_of_our_pid_is_not_taken_for_us() {
+    let shm = Shm::new();
+    let peer = writer_of(&shm, "theirs");
+    let _mine = shm.options("mine").create().unwrap();
+    let reader = shm.options("theirs").attach_reader().unwrap();
+    give_our_pid_to(&shm, peer.pid());
+    let report = shm.options("theirs").inspect().unwrap();
+    assert_eq!(report.writer.unwrap().pid, std::process::id());
+    assert!(!report.writer_is_own && report.readers[0].own);
+    assert!(shm.options("mine").inspect().unwrap().writer_is_own);
+    drop(reader);
+    peer.kill();
+    let cleanup = CleanupOptions::new("test", shm.path()).grace(Duration::ZERO);
+    assert_eq!(cleanup.run().unwrap().removed[0].name, "theirs");
+}
+
 /// As if the dead one's pid had been given to a process that lives, at the same clock tick.
 #[test]
 fn a_reused_pid_keeps_no_orphan_alive() {
@@ -110,24 +150,7 @@ fn a_reused_pid_keeps_no_orphan_alive() {
     let peer = writer_of(&shm, "orphan");
     let dead = peer.pid();
     peer.kill();
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(shm.path().join("test.participants"))
-        .unwrap();
-    let mut reused = 0;
-    for index in 0..64 {
-        let mut entry = [0; 64];
-        file.read_exact_at(&mut entry, 4096 + index * 64).unwrap();
-        if entry[4..8] == dead.to_le_bytes() {
-            entry[4..8].copy_from_slice(&std::process::id().to_le_bytes());
-            let sum = crc32c::crc32c(&entry[..56]);
-            entry[56..60].copy_from_slice(&sum.to_le_bytes());
-            file.write_all_at(&entry, 4096 + index * 64).unwrap();
-            reused += 1;
-        }
-    }
-    assert_eq!(reused, 1);
+    give_our_pid_to(&shm, dead);
     let cleanup = CleanupOptions::new("test", shm.path()).grace(Duration::ZERO);
     let report = cleanup.run().unwrap();
     assert_eq!(report.removed[0].reason, "its writer died");

@@ -27,6 +27,8 @@ pub struct Segment {
     /// Whether its memory comes from the VM's pool and goes back to it, and for whom it is.
     pooled: Option<bool>,
     tenant: Option<String>,
+    /// Which segment of that name is to be adopted; `nil` = whichever there is.
+    pub incarnation: Option<String>,
 }
 
 #[derive(NifUnitEnum, Clone, Copy)]
