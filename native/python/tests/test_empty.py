@@ -224,6 +224,20 @@ def test_what_cannot_be_had(place: Place) -> None:
     assert os.listdir(place.dir) == []
 
 
+def test_a_file_that_was_cut_under_an_array_is_named_and_leaves_nothing(place: Place) -> None:
+    array = shm.empty(100_000, "u1", **place.where)
+    array[:] = 7
+    with place.segment_file().open("r+b") as file:
+        file.truncate(8192)
+    for again in range(2):
+        with pytest.raises(shm.ShmError) as caught:
+            place.share(array)
+        assert isinstance(caught.value, shm.ClosedError if again else shm.TruncatedError)
+    del array, caught
+    gc.collect()
+    assert place.files() == []
+
+
 def test_given_away(place: Place) -> None:
     out = place.run(
         """

@@ -83,7 +83,7 @@ def check(
     shape: int | tuple[int, ...], dtype: npt.DTypeLike, order: str
 ) -> tuple[Dims, np.dtype[Any], int]:
     """Shape, dtype and bytes of an array, or the error that says what is wrong with them."""
-    if order not in {"C", "F"}:
+    if order not in ("C", "F"):  # a tuple: what is given may have no hash
         raise InvalidOptionError(f"invalid option order: expected 'C' or 'F', got {order!r}")
     try:
         dims = (shape,) if isinstance(shape, int) else tuple(shape)
@@ -119,6 +119,7 @@ def seal(region: Region, array: npt.NDArray[Any]) -> None:
     Raises:
         ViewsAliveError: Other arrays over the memory live, which could.
         CopyNeededError: The array is not all of the region.
+        TruncatedError: The file was cut. What the array holds is lost; it stays read-only.
     """
     storage = storage_of(array.dtype)
     whole = (
@@ -152,8 +153,8 @@ def seal(region: Region, array: npt.NDArray[Any]) -> None:
     try:
         region.blank.seal(storage.dtype, array.shape, order_of(array))
     except BaseException:
-        root.setflags(write=True)
-        array.setflags(write=True)
+        # Numpy gives the right to write back to nobody who does not own the memory. But the region
+        # goes with its last array, as one that was not shared.
         _regions[id(root)] = region
         raise
 
