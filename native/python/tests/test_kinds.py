@@ -358,6 +358,9 @@ def test_tensors_come_by_dlpack(place: Place, order: Any) -> None:
 def test_tensors_that_cannot_be_shared_say_why(place: Place) -> None:
     with pytest.raises(shm.UnsupportedError, match=r"2:1 \(DLPack\)"):
         place.share(Tensor(np.zeros(3), (2, 1)))
+    for device in (3, (), ("CPU", 0), (1, 0, 0)):
+        with pytest.raises(shm.UnsupportedError, match="no such tensor"):
+            place.share(Tensor(np.zeros(3), device))  # type: ignore[arg-type]
 
     class Bfloat(Tensor):
         def __dlpack__(self, **_keywords: Any) -> Any:

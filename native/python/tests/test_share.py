@@ -69,7 +69,9 @@ def test_other_buffers_and_dlpack(place: Place) -> None:
         place.release(handle)
 
 
-@pytest.mark.parametrize("obj", ["text", 3, None, [1], {}, object(), {1, 2}], ids=repr)
+@pytest.mark.parametrize(
+    "obj", ["text", 3, None, [1], {}, object(), {1, 2}, np.ndarray, bytes], ids=repr
+)
 def test_other_objects_are_refused(place: Place, obj: Any) -> None:
     with pytest.raises(shm.UnsupportedError, match="cannot be shared") as caught:
         place.share(obj)

@@ -140,6 +140,29 @@ def read_table(value: memoryview, segment: str) -> Any:
     return table
 
 
+def read_value(value: memoryview, segment: str) -> Any:
+    """`read_table`, or the column that it was made of."""
+    table, kind = unmarked(read_table(value, segment))
+    return table if kind == "table" else only_column(table)
+
+
+def only_column(table: Any) -> Any:
+    """The column of a table that was one: in one piece, if it was."""
+    column = table.column(0)
+    # A stream has no batch of what is empty.
+    return column if column.num_chunks > 1 else column.combine_chunks()
+
+
+def stream_bytes(table: Any) -> bytes:
+    """The table's IPC stream."""
+    import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    _write_stream(table, sink)
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
 def _pyarrow(what: str, segment: str | None = None) -> Any:
     try:
         import pyarrow as pa

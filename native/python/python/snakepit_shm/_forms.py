@@ -117,7 +117,7 @@ def _numpy(value: Value) -> npt.NDArray[Any]:
     table, kind = _table(value)
     if kind == "table":
         value.refuse("numpy", "resolve it as_='arrow' and take a column")
-    column = _only_column(table)
+    column = _arrow.only_column(table)
     try:
         return np.asarray(column.to_numpy(zero_copy_only=True))
     except (ValueError, NotImplementedError) as error:
@@ -128,8 +128,7 @@ def _numpy(value: Value) -> npt.NDArray[Any]:
 
 def _arrow_form(value: Value) -> Any:
     if value.view.format == "arrow_ipc":
-        table, kind = _table(value)
-        return table if kind == "table" else _only_column(table)
+        return _arrow.read_value(value.memory(), value.view.segment)
     if value.view.format != "numpy":
         value.refuse("arrow", "resolve it as_='memoryview'")
     return _arrow_column(value, "arrow")
@@ -261,12 +260,6 @@ def _conversion(value: Value, form: str, panic: type[BaseException] = Exception)
 
 def _table(value: Value) -> tuple[Any, str]:
     return _arrow.unmarked(_arrow.read_table(value.memory(), value.view.segment))
-
-
-def _only_column(table: Any) -> Any:
-    column = table.column(0)
-    # A stream has no batch of what is empty.
-    return column if column.num_chunks > 1 else column.combine_chunks()
 
 
 def _arrow_column(value: Value, form: str) -> Any:

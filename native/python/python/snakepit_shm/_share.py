@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import secrets
+import sys
 import threading
 from collections.abc import Mapping
 from copy import deepcopy as copy_of
@@ -25,6 +26,7 @@ from ._elements import storage_of
 from ._errors import (
     CopyNeededError,
     InvalidHandleError,
+    InvalidOptionError,
     NotFoundError,
     ShmError,
     ViewsAliveError,
@@ -54,6 +56,9 @@ PREFAULT_FROM = 1 << 20
 
 HUGE_FROM = 4 << 20
 """Bytes from which huge pages pay: fresh small ones cost several times what the copy does."""
+
+LONGEST_TTL = 7 * 24 * 3600.0
+"""Seconds for which a value that was given away can wait."""
 
 _shared: dict[str, _Own] = {}
 """By token."""
@@ -110,6 +115,8 @@ def share(
         ViewsAliveError: With ``copy=False``, other arrays over the same memory live.
     """
     options = _Options(module, huge_pages, integrity, permissions)
+    if transfer:
+        check_ttl(ttl)  # before an array of `empty` is sealed
     given = ttl if transfer else None
     place = _blank.Place(namespace, dir)
     otherwise = any(option is not None for option in (name, *options))
@@ -130,6 +137,16 @@ def share(
         writer.close()
         raise
     return _own(writer, dir, plan.element, given, why)
+
+
+def check_ttl(ttl: float) -> None:
+    """Refuse what is no time for which a value that was given away can wait."""
+    if not isinstance(ttl, int | float) or not 0 < ttl <= LONGEST_TTL:
+        raise InvalidOptionError(
+            f"invalid option ttl: expected more than 0 and at most {LONGEST_TTL:.0f} s, "
+            f"got {ttl!r}",
+            remedy="pass how long the value may wait to be fetched",
+        )
 
 
 class _Options(NamedTuple):
@@ -167,7 +184,8 @@ def _seal(
 def _create(nbytes: int, name: str | None, place: _blank.Place, options: _Options) -> Writer:
     return create_pooled(
         f"share-{os.getpid()}-{secrets.token_hex(8)}" if name is None else name,
-        _native.round_up_capacity(max(nbytes, 1)),
+        # What is more than a machine word is too much anyway.
+        _native.round_up_capacity(min(max(nbytes, 1), sys.maxsize)),
         namespace=place.namespace,
         dir=place.dir,
         slots=1,
@@ -248,7 +266,7 @@ def empty(
     """
     dims, kind, nbytes = _blank.check(shape, dtype, order)
     if nbytes == 0:
-        return np.empty(dims, kind, order)
+        return _blank.of_nothing(dims, kind, order)
     place = _blank.Place(namespace, dir)
     writer = _create(nbytes, name, place, _Options(module, huge_pages, integrity, permissions))
     try:
@@ -267,7 +285,9 @@ def zeros(
 ) -> npt.NDArray[Any]:
     """`empty`, filled with zeros. The options are the same."""
     array = empty(shape, dtype, order, **options)
-    array[...] = np.zeros((), array.dtype)
+    # Whole elements: between the fields of records there would be what an older value had there.
+    memory = array if array.base is None else array.base
+    memory[...] = np.zeros((), memory.dtype)
     return array
 
 

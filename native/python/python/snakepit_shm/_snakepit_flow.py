@@ -171,10 +171,13 @@ class _Leftovers:
         with self._lock:
             self._chunks.update((chunk, deadline) for chunk in chunks)
             if self._thread is None:
-                self._thread = threading.Thread(
+                thread = threading.Thread(
                     target=self._run, name="snakepit-shm-leftovers", daemon=True
                 )
-                self._thread.start()
+                # Where none can be had, the next stream's end tries again, or the interpreter's.
+                with contextlib.suppress(RuntimeError):
+                    thread.start()
+                    self._thread = thread
 
     def _run(self) -> None:
         while True:
