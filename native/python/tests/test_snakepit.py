@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import snakepit_shm as shm
-from conftest import Place, until
+from conftest import PATIENCE, Place, until
 from snakepit_shm import _snakepit_member
 from snakepit_shm.snakepit import (
     ArgumentsNotResolvedError,
@@ -123,6 +123,27 @@ def test_whatever_can_be_awaited_is_awaited(place: Place) -> None:
 
     asyncio.run(main())
     assert place.files() == []
+
+
+def test_a_coroutine_that_is_thrown_away_ends_quietly(place: Place) -> None:
+    """Its loop has been closed: it ends in another context than the one that it began in."""
+    ended = []
+
+    @shared_arguments(options=options(place))
+    async def tool() -> None:
+        try:
+            await asyncio.sleep(PATIENCE)
+        finally:
+            ended.append(1)
+
+    async def begin() -> Any:
+        coroutine = tool()
+        coroutine.send(None)
+        return coroutine
+
+    coroutine = asyncio.run(begin())
+    coroutine.close()
+    assert ended == [1]
 
 
 def test_options_out_of_range_are_refused() -> None:

@@ -49,6 +49,7 @@ class Region(NamedTuple):
     address: int
     nbytes: int
     place: Place
+    """As it was meant then: neither is ``None``."""
 
 
 _regions: dict[int, Region] = {}

@@ -47,7 +47,7 @@ class _Own(NamedTuple):
     """Something that this process shared and has not released: it lives as long as its writer."""
 
     handle: Handle
-    dir: StrPath | None
+    dir: str
     writer: Writer
 
 
@@ -62,7 +62,9 @@ LONGEST_TTL = 7 * 24 * 3600.0
 
 _shared: dict[str, _Own] = {}
 """By token."""
-_lock = threading.Lock()
+_lock = threading.RLock()
+"""Reentrant, as all locks of this package: while one is held the garbage collector or a signal's
+handler may run what shares and releases, by the destructor of an object or of a stream."""
 
 
 def share(
@@ -167,8 +169,10 @@ def _seal(
         return None, "it does not lie in shared memory that was not shared yet"
     if copy:
         return None, "asked for with copy=True"
+    asked = _native.place(*place)
     elsewhere = any(
-        mine is not None and mine != its for mine, its in zip(place, region.place, strict=True)
+        given is not None and mine != its
+        for given, mine, its in zip(place, asked, region.place, strict=True)
     )
     if otherwise or elsewhere:
         return None, "its region has the name, place and options that empty() was given"
@@ -217,8 +221,10 @@ def _own(
     _copies.shared(handle["name"], handle["bytes"], why if handle["bytes"] else None)
     _drop_removed()
     if given is None:
+        # Where that is now: the environment or the working directory may be another later.
+        own = _Own(copy_of(handle), _native.place(None, dir)[1], writer)
         with _lock:
-            _shared[handle["token"]] = _Own(copy_of(handle), dir, writer)
+            _shared[handle["token"]] = own
     return handle
 
 
@@ -270,7 +276,7 @@ def empty(
     place = _blank.Place(namespace, dir)
     writer = _create(nbytes, name, place, _Options(module, huge_pages, integrity, permissions))
     try:
-        return _blank.fill(writer, dims, kind, order, place)
+        return _blank.fill(writer, dims, kind, order, _blank.Place(*_native.place(*place)))
     except BaseException:
         with contextlib.suppress(ShmError):  # what went wrong says more
             writer._discard()
@@ -358,12 +364,12 @@ def _take_own(text: str) -> _Own | None:
         canonical = json.dumps(handle, sort_keys=True)
     except (ValueError, TypeError, KeyError, RecursionError):
         return None  # no handle: the core says what is wrong with it
+    own = _shared.get(token) if isinstance(token, str) else None
+    # Compared as text: in Python, True equals 1 and 2.0 equals 2.
+    if own is None or json.dumps(own.handle, sort_keys=True) != canonical:
+        return None
     with _lock:
-        own = _shared.get(token) if isinstance(token, str) else None
-        # Compared as text: in Python, True equals 1 and 2.0 equals 2.
-        if own is None or json.dumps(own.handle, sort_keys=True) != canonical:
-            return None
-        return _shared.pop(token)
+        return _shared.pop(token, None)
 
 
 def _remove(own: _Own) -> None:
@@ -383,7 +389,9 @@ def _drop_removed() -> None:
 
     Their memory stays taken as long as this process maps it. Looks at a few, the oldest first.
     """
-    with _lock:
+    oldest: list[_Own] = []
+    # Changed by a destructor in between: the next call looks.
+    with _lock, contextlib.suppress(RuntimeError):
         oldest = list(itertools.islice(_shared.values(), _LOOKED_AT))
     for own in oldest:
         token, name, namespace = (own.handle[key] for key in ("token", "name", "namespace"))
@@ -436,7 +444,7 @@ def _release_all() -> None:
 def _forget_all() -> None:
     """In a forked child: what its parent shared is the parent's to release."""
     global _lock  # noqa: PLW0603 - a thread of the parent may have held it
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     _shared.clear()
     _blank.forget_all()
     _copies.forget_all()

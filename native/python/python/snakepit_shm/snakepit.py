@@ -166,7 +166,9 @@ class _in_tool:  # noqa: N801 - used like a function
         self._token = _inside.set(True)
 
     def __exit__(self, *_: object) -> None:
-        _inside.reset(self._token)
+        # A coroutine that is thrown away ends in another context, in which it was never set.
+        with contextlib.suppress(ValueError):
+            _inside.reset(self._token)
 
 
 def _arguments(
