@@ -84,6 +84,15 @@ def test_nobody_can_write_to_it_afterwards(place: Place) -> None:
     place.release(handle)
 
 
+def test_nor_by_the_object_that_holds_the_memory(place: Place) -> None:
+    array = shm.zeros(3, **place.where)
+    holder = array.base.base  # type: ignore[union-attr]
+    assert np.asarray(holder).flags.writeable
+    handle = place.share(array, copy=False)
+    assert not np.asarray(holder).flags.writeable
+    place.release(handle)
+
+
 def test_other_arrays_over_it_are_found(place: Place) -> None:
     array = shm.zeros((10, 10), **place.where)
     part = array[2:4]

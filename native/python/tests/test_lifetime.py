@@ -473,3 +473,30 @@ def test_what_a_signal_handler_shares_and_releases_meets_no_lock(place: Place) -
     )
     assert out == "done\n"
     assert place.files() == []
+
+
+def test_an_interrupted_copy_is_an_interrupt_and_leaves_nothing(place: Place) -> None:
+    out = place.run(
+        """
+        import gc, os, numpy
+
+        def copyto(target, source):  # as numpy's own is when a signal comes
+            raise KeyboardInterrupt
+
+        numpy.copyto = copyto
+        import snakepit_shm
+
+        snakepit_shm.release(snakepit_shm.share(b"small"))
+        for value in (numpy.zeros(1_000_000), bytearray(1_000_000)):
+            try:
+                snakepit_shm.share(value)
+            except KeyboardInterrupt:
+                print("interrupted")
+        gc.collect()
+        before = os.environ["SNAKEPIT_SHM_DIR"]
+        while any("_default_" in file for file in os.listdir(before)):
+            pass  # a thread unmaps it
+        """
+    )
+    assert out == "interrupted\n" * 2
+    assert place.files() == []

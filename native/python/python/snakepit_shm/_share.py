@@ -136,7 +136,7 @@ def share(
         plan.fill(writer)
         writer.seal()
     except BaseException:
-        writer.close()
+        _give_up(writer)
         raise
     return _own(writer, dir, plan.element, given, why)
 
@@ -204,6 +204,15 @@ def _create(nbytes: int, name: str | None, place: _blank.Place, options: _Option
     )
 
 
+def _give_up(writer: Writer) -> None:
+    """Close what could not be shared. What went wrong says more than what goes wrong here.
+
+    An interrupted copy leaves an array over the slot in its traceback; the segment goes with that.
+    """
+    with contextlib.suppress(ShmError):
+        writer.close()
+
+
 def _own(
     writer: Writer, dir: StrPath | None, element: str | None, given: float | None, why: str | None
 ) -> Handle:
@@ -213,7 +222,7 @@ def _own(
         if given is not None:
             writer.give_away(given)
     except BaseException:
-        writer.close()
+        _give_up(writer)
         raise
     if element is not None:
         handle["element"] = element
