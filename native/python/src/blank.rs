@@ -62,11 +62,12 @@ impl Blank {
 
 #[pymethods]
 impl Blank {
-    /// Address, shape and dtype of the memory, for numpy; writable.
+    /// Address, shape and dtype of the memory, for numpy; writable until it is sealed.
     #[getter]
     fn __array_interface__<'py>(&self, py: Python<'py>) -> Outcome<Bound<'py, PyDict>> {
+        let sealed = matches!(*self.hold(), Hold::Sealed(_));
         let layout = Layout::of_value(py, &self.layout, self.len, &self.shared.name)?;
-        Ok(layout.interface(self.address, false)?)
+        Ok(layout.interface(self.address, sealed)?)
     }
 
     /// Publishes what is there, described anew, and seals it. Whoever calls has taken the right to write away

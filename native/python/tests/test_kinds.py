@@ -227,6 +227,54 @@ def test_arrow_arrays_come_back_as_arrays(place: Place) -> None:
         place.release(handle)
 
 
+def test_tables_and_columns_without_rows(place: Place) -> None:
+    frame = pd.DataFrame({"a": np.array([], "f8"), "s": np.array([], object)})
+    handle = place.share(frame)
+    assert place.resolve(handle, as_="pandas").shape == (0, 2)
+    assert place.resolve(handle, as_="polars").shape == (0, 2)
+    place.release(handle)
+    series = pd.Series([], dtype="f8", name="x")
+    handle = place.share(series)
+    pd.testing.assert_series_equal(place.resolve(handle, as_="pandas", copy=False), series)
+    place.release(handle)
+    array = pa.array([], pa.int64())
+    handle = place.share(array)
+    assert place.resolve(handle).equals(array)
+    assert place.resolve(handle, as_="numpy", copy=False).shape == (0,)
+    assert place.resolve(handle, as_="pandas").size == 0
+    place.release(handle)
+
+
+@pytest.mark.parametrize(
+    "series",
+    [
+        pl.Series("e", ["y", "x"], dtype=pl.Enum(["x", "y", "z"])),
+        pl.Series("c", ["y", "x", "y"], dtype=pl.Categorical),
+        pl.Series("t", [1, None], dtype=pl.Datetime("ns", "Europe/Berlin")),
+        pl.Series("l", [[1], [], None]),
+    ],
+    ids=["enum", "categorical", "time zone", "lists"],
+)
+def test_series_of_polars_keep_their_type(place: Place, series: pl.Series) -> None:
+    handle = place.share(series)
+    got = place.resolve(handle, as_="polars")
+    assert got.dtype == series.dtype
+    assert got.equals(series, check_names=True)
+    place.release(handle)
+
+
+def test_columns_that_a_library_does_not_know_are_refused(place: Place) -> None:
+    union = pa.UnionArray.from_sparse(
+        pa.array([0, 1], pa.int8()), [pa.array([1, 2]), pa.array(["a", "b"])]
+    )
+    handle = place.share(union)
+    for form in ("pandas", "polars", "numpy"):
+        with pytest.raises(shm.UnsupportedError, match="as_='arrow'"):
+            place.resolve(handle, as_=form)
+    assert place.resolve(handle, as_="arrow").equals(union)
+    place.release(handle)
+
+
 def test_what_offers_an_arrow_stream(place: Place) -> None:
     class Stream:
         def __arrow_c_stream__(self, requested_schema: object = None) -> Any:
@@ -275,8 +323,9 @@ def test_forms_and_copies_that_do_not_exist(place: Place) -> None:
     for form in ("jax", "", 3, ["numpy"]):
         with pytest.raises(shm.InvalidOptionError, match="as_"):
             place.resolve(handle, as_=form)
-    with pytest.raises(shm.InvalidOptionError, match="copy"):
-        place.resolve(handle, copy="never")
+    for copy in ("never", [], 2):
+        with pytest.raises(shm.InvalidOptionError, match="copy"):
+            place.resolve(handle, copy=copy)
     place.release(handle)
 
 
@@ -309,6 +358,9 @@ def test_tensors_come_by_dlpack(place: Place, order: Any) -> None:
 def test_tensors_that_cannot_be_shared_say_why(place: Place) -> None:
     with pytest.raises(shm.UnsupportedError, match=r"2:1 \(DLPack\)"):
         place.share(Tensor(np.zeros(3), (2, 1)))
+    for device in (3, (), ("CPU", 0), (1, 0, 0)):
+        with pytest.raises(shm.UnsupportedError, match="no such tensor"):
+            place.share(Tensor(np.zeros(3), device))  # type: ignore[arg-type]
 
     class Bfloat(Tensor):
         def __dlpack__(self, **_keywords: Any) -> Any:

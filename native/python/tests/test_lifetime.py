@@ -419,3 +419,84 @@ def test_no_memory_for_a_copy_is_a_named_error(place: Place) -> None:
     )
     assert out == "alive ['it']\n"
     place.sweep()
+
+
+def test_what_destructors_share_and_release_meets_no_lock(place: Place) -> None:
+    """The garbage collector runs them anywhere: also within a call that holds a lock."""
+    out = place.run(
+        """
+        import gc, snakepit_shm
+
+        class Owner:
+            def __init__(self):
+                self.handle = snakepit_shm.share(b"mine")
+                self.cycle = self
+
+            def __del__(self):
+                snakepit_shm.release(self.handle)
+                snakepit_shm.release(snakepit_shm.share(b"other"))
+                snakepit_shm.copy_stats()
+
+        for n in range(1500):
+            gc.set_threshold(1 + n % 97)  # at any point, in the end
+            Owner()
+            snakepit_shm.release(snakepit_shm.share(b"in between"))
+            snakepit_shm.copy_stats()
+        gc.set_threshold(700)
+        gc.collect()
+        print("done")
+        """
+    )
+    assert out == "done\n"
+    assert place.files() == []
+
+
+def test_what_a_signal_handler_shares_and_releases_meets_no_lock(place: Place) -> None:
+    out = place.run(
+        """
+        import signal, snakepit_shm
+
+        def handler(*_):
+            snakepit_shm.release(snakepit_shm.share(b"in between"))
+            snakepit_shm.copy_stats()
+            handled.append(1)
+            signal.setitimer(signal.ITIMER_REAL, 0.0002 + len(handled) % 50 * 1e-5)
+
+        handled = []
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.0005)
+        while len(handled) < 1000:
+            snakepit_shm.release(snakepit_shm.share(b"mine"))
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        print("done")
+        """
+    )
+    assert out == "done\n"
+    assert place.files() == []
+
+
+def test_an_interrupted_copy_is_an_interrupt_and_leaves_nothing(place: Place) -> None:
+    out = place.run(
+        """
+        import gc, os, numpy
+
+        def copyto(target, source):  # as numpy's own is when a signal comes
+            raise KeyboardInterrupt
+
+        numpy.copyto = copyto
+        import snakepit_shm
+
+        snakepit_shm.release(snakepit_shm.share(b"small"))
+        for value in (numpy.zeros(1_000_000), bytearray(1_000_000)):
+            try:
+                snakepit_shm.share(value)
+            except KeyboardInterrupt:
+                print("interrupted")
+        gc.collect()
+        before = os.environ["SNAKEPIT_SHM_DIR"]
+        while any("_default_" in file for file in os.listdir(before)):
+            pass  # a thread unmaps it
+        """
+    )
+    assert out == "interrupted\n" * 2
+    assert place.files() == []

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -80,7 +81,8 @@ def resolve(view: View, element: str | None, form: _Form | None, copy: bool | No
     """The value in that form."""
     wanted = _OWN_FORM[view.format] if form is None else form
     maker = _MAKERS.get(wanted) if isinstance(wanted, str) else None
-    if maker is None or copy not in {None, False, True}:
+    # A tuple, for what is given may have no hash.
+    if maker is None or copy not in (None, False, True):
         option, given, expected = (
             ("copy", copy, "None, False or True")
             if maker is not None
@@ -115,18 +117,18 @@ def _numpy(value: Value) -> npt.NDArray[Any]:
     table, kind = _table(value)
     if kind == "table":
         value.refuse("numpy", "resolve it as_='arrow' and take a column")
-    column = _only_column(table)
+    column = _arrow.only_column(table)
     try:
         return np.asarray(column.to_numpy(zero_copy_only=True))
     except (ValueError, NotImplementedError) as error:
         value.must_copy(str(error))
+    with _conversion(value, "numpy"):
         return np.asarray(column.to_numpy(zero_copy_only=False))
 
 
 def _arrow_form(value: Value) -> Any:
     if value.view.format == "arrow_ipc":
-        table, kind = _table(value)
-        return table if kind == "table" else _only_column(table)
+        return _arrow.read_value(value.memory(), value.view.segment)
     if value.view.format != "numpy":
         value.refuse("arrow", "resolve it as_='memoryview'")
     return _arrow_column(value, "arrow")
@@ -138,8 +140,11 @@ def _pandas(value: Value) -> Any:
         table, kind = _table(value)
         if not value.copy:
             _check_pandas(value, table)
-        # One that fails half-way never lets go of the columns that it has converted.
-        frame = table.to_pandas(split_blocks=True, zero_copy_only=value.why is None)
+        # One that fails half-way never lets go of the columns that it has converted; and without
+        # rows there is nothing to copy, which it takes for a failure.
+        in_place = value.why is None and table.num_rows > 0
+        with _conversion(value, "pandas"):
+            frame = table.to_pandas(split_blocks=True, zero_copy_only=in_place)
         if kind == "table":
             return frame
         series = frame.iloc[:, 0]
@@ -175,7 +180,8 @@ def _polars(value: Value) -> Any:
         table, kind = _table(value)
         if not value.copy:
             _check_polars(value, table)
-        frame: Any = pl.from_arrow(table, rechunk=False)
+        with _conversion(value, "polars", pl.exceptions.PanicException):
+            frame: Any = pl.from_arrow(table, rechunk=False)
         frame.columns = table.column_names  # polars has names of its own for those without
         return frame if kind == "table" else frame.to_series(0)
     if value.view.format != "numpy":
@@ -231,13 +237,29 @@ def _torch_name(value: Value) -> str:
     return dtype.name
 
 
+@contextlib.contextmanager
+def _conversion(value: Value, form: str, panic: type[BaseException] = Exception) -> Iterator[None]:
+    """The time in which another library converts a table, which it may refuse in any way.
+
+    Args:
+        value: What is converted.
+        form: Into what.
+        panic: What the library raises that is no `Exception`.
+    """
+    try:
+        yield
+    except (ImportError, MemoryError):
+        raise
+    except (Exception, panic) as error:
+        raise UnsupportedError(
+            f"{form} does not take what segment {value.view.segment} holds: {error}",
+            remedy="resolve it as_='arrow'",
+            segment=value.view.segment,
+        ) from error
+
+
 def _table(value: Value) -> tuple[Any, str]:
     return _arrow.unmarked(_arrow.read_table(value.memory(), value.view.segment))
-
-
-def _only_column(table: Any) -> Any:
-    column = table.column(0)
-    return column.chunk(0) if column.num_chunks == 1 else column
 
 
 def _arrow_column(value: Value, form: str) -> Any:
