@@ -337,13 +337,14 @@ impl Pool {
     }
 
     /// Removes what is idle; says how many bytes. What readers still use goes with them, and what was given away is
-    /// left to whoever has it.
+    /// left to whoever has it. Where nothing else of the namespace is in use here, this process leaves it.
     pub fn drain(&self) -> usize {
         let Some(mut state) = self.state() else {
             return 0;
         };
         let out = state.store.clear();
         drop(state);
+        linger::forget_in(&self.inner.place);
         out.bytes()
     }
 

@@ -115,6 +115,22 @@ impl Retired {
         }
     }
 
+    /// [`Self::of`] a segment that others in this process hold as well: it goes home, or is removed.
+    pub(crate) fn send(segment: &Segment) -> Result<Ended> {
+        match Self::rename(segment, false) {
+            Ok(Renamed::Home) => Ok(Ended::Home),
+            // Of what is not wanted nothing is kept.
+            Ok(Renamed::Removed | Renamed::Ours(_)) => {
+                segment.give_claim_back(true);
+                Ok(Ended::Removed)
+            }
+            Err(error) => {
+                segment.give_claim_back(true);
+                Err(error)
+            }
+        }
+    }
+
     fn named(segment: Segment, named: Named) -> Ended {
         let Some(participant) = segment.participant.clone() else {
             return Ended::Removed; // it had one a moment ago

@@ -5,6 +5,7 @@ use crate::error::{Resource, Result, ShmError};
 use crate::hazard;
 use crate::layout::flags;
 use crate::mapping::{PinToken, SealProof};
+use crate::options::SegmentOptions;
 use crate::participant::Participant;
 use crate::platform::{self, fork};
 use crate::reclaim::{self, MAX_TTL};
@@ -335,6 +336,26 @@ impl SealedView {
             descriptor,
             attachment,
         })
+    }
+
+    /// The sealed value of a segment that this process means to take over: mapped as a writer maps it, for both.
+    /// `None` when it must be looked at in the usual way: it may not be written here, or is being removed.
+    pub(crate) fn of_heir(options: &SegmentOptions, incarnation: &str) -> Result<Option<Self>> {
+        let (segment, file) = match Segment::open(options, true) {
+            Err(ShmError::PermissionDenied { .. }) => return Ok(None),
+            opened => opened?,
+        };
+        if segment.incarnation != incarnation {
+            return Err(ShmError::NotFound { name: segment.name });
+        }
+        match Attachment::counted(segment, &file)? {
+            Some(attachment) => Ok(Some(Self::open(Arc::new(attachment))?)),
+            None => Ok(None),
+        }
+    }
+
+    pub(crate) fn shared_segment(&self) -> &Arc<Segment> {
+        &self.attachment.segment
     }
 
     /// Whether its writer has given it away ([`SegmentWriter::give_away`]) and it is nobody's: nobody has taken

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rustler::{Atom, Encoder, Env, NifMap, NifResult, NifUnitEnum, ResourceArc, Term};
-use snakepit_shm::{Handle, Pool, ShmError};
+use snakepit_shm::{Handle, Pool, SegmentWriter};
 
 use crate::error::Answer;
 use crate::listing::making_room;
@@ -58,36 +58,44 @@ fn fetch<'a>(
     taking: Taking,
 ) -> Answer<(Term<'a>, Term<'a>)> {
     let handle = Handle::from_value(value)?;
-    let view = making_room(|| handle.open(dir))?;
-    let given = match view.given_away_for() {
-        None => None::<bool>.encode(env),
-        Some(_) if taking == Taking::No => true.encode(env),
-        Some(ttl) => take(&handle, dir, taking, ttl)?.encode(env),
+    if taking == Taking::No {
+        let view = making_room(|| handle.open(dir))?;
+        let given = view.is_given_away().then_some(true);
+        return Ok((
+            ViewResource::binary(env, view).to_term(env),
+            given.encode(env),
+        ));
+    }
+    let (view, taken) = making_room(|| handle.take(dir))?;
+    let taken = match taken {
+        Some((writer, ttl)) => Some(taken_over(writer, &handle, dir, taking, ttl)?),
+        None => None,
     };
-    Ok((ViewResource::binary(env, view).to_term(env), given))
+    Ok((
+        ViewResource::binary(env, view).to_term(env),
+        taken.encode(env),
+    ))
 }
 
-fn take(handle: &Handle, dir: &str, taking: Taking, ttl: Duration) -> Answer<Option<Taken>> {
-    let writer = match making_room(|| handle.adopt(dir)) {
-        Ok(writer) => writer,
-        // Somebody else was faster, or its time ran out in this moment. The value is here all the same.
-        Err(ShmError::SegmentBusy { .. } | ShmError::NotFound { .. } | ShmError::Closed { .. }) => {
-            return Ok(None);
-        }
-        Err(error) => return Err(error.into()),
-    };
+fn taken_over(
+    writer: SegmentWriter,
+    handle: &Handle,
+    dir: &str,
+    taking: Taking,
+    ttl: Duration,
+) -> Answer<Taken> {
     let pool = match taking {
         Taking::Pooled => Some(Pool::shared(&handle.namespace, dir)?),
         _ => None,
     };
-    Ok(Some(Taken {
+    Ok(Taken {
         size: writer.capacity() as u64,
         slots: writer.slots() as u64,
         // As whoever may not see them would have made it.
         permissions: writer.permissions().unwrap_or(0o600),
         ttl: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1),
         writer: WriterResource::pooled(writer, pool),
-    }))
+    })
 }
 
 /// Gives what was taken over away again, for another to take within so many milliseconds.

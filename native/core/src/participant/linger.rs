@@ -5,6 +5,7 @@
 //! would do that each time.
 
 use super::Participant;
+use crate::name::Place;
 use crate::platform::background;
 use crate::platform::fork::PerProcess;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -61,6 +62,17 @@ pub(crate) fn used(participant: &Arc<Participant>) {
 pub(crate) fn forget() {
     let list = std::mem::take(&mut lock().list);
     drop(list); // not under the lock: files are looked at
+}
+
+/// [`forget`] of one namespace.
+pub(crate) fn forget_in(place: &Place) {
+    let mut lingering = lock();
+    let (out, rest) = std::mem::take(&mut lingering.list)
+        .into_iter()
+        .partition::<Vec<_>, _>(|(participant, _)| participant.place == *place);
+    lingering.list = rest;
+    drop(lingering);
+    drop(out);
 }
 
 fn expire() {

@@ -1,5 +1,6 @@
 //! What a pool keeps, and how it chooses.
 
+use super::LOOK;
 use super::away::{Away, Come};
 use super::options::{PoolStats, Strategy};
 use crate::error::{Result, ShmError};
@@ -182,7 +183,10 @@ impl Store {
         self.welcome();
         let (mut forgone, mut away): (Vec<_>, Vec<_>) = std::mem::take(&mut self.away)
             .into_iter()
-            .partition(|away| away.is_lost() || now.duration_since(away.since) >= timeout);
+            .partition(|away| {
+                let waited = now.duration_since(away.since);
+                waited >= timeout || waited >= LOOK && away.is_lost()
+            });
         let mut bytes: usize = away.iter().map(Away::room).sum();
         while away.len() > most || bytes > most_bytes {
             let oldest = away.remove(0);

@@ -264,10 +264,15 @@ impl SegmentWriter {
         if let Some(crowd) = self.crowd.take() {
             crowd.leave(); // holds the segment
         }
-        let shared = Arc::strong_count(&self.segment) > 1; // views of the sealed value, in this process
-        if shared || !self.segment.plain || !self.holds_claim || self.in_child() {
+        if !self.segment.plain || !self.holds_claim || self.in_child() {
             self.remove()?;
             return Ok(Ended::Removed);
+        }
+        // Views of the sealed value, in this process, hold the mapping: the memory cannot be kept here. Elsewhere it
+        // waits for them as for all who look.
+        if Arc::strong_count(&self.segment) > 1 {
+            self.holds_claim = false;
+            return Retired::send(&self.segment);
         }
         self.holds_claim = false;
         let segment = self.segment.clone();

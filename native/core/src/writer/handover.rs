@@ -50,6 +50,26 @@ pub struct Onlooker {
 }
 
 impl SegmentWriter {
+    /// Takes over what was given away, in the mapping of the view that found it so; `None` when somebody else was
+    /// faster, or its time ran out in this moment.
+    pub(crate) fn of_view(view: &SealedView) -> Result<Option<Self>> {
+        let segment = view.shared_segment().clone();
+        match claim::claim(&segment, For::Keeping) {
+            Ok(()) => {}
+            Err(
+                ShmError::SegmentBusy { .. } | ShmError::NotFound { .. } | ShmError::Closed { .. },
+            ) => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        let lookout = Lookout::of_next(&*segment.mapping, platform::barrier::register);
+        let mut writer = Self::of_shared(segment, lookout);
+        if let Err(error) = writer.resume() {
+            writer.give_back(false);
+            return Err(error);
+        }
+        Ok(Some(writer))
+    }
+
     /// Permission bits of the segment's file, as far as they can be told.
     pub fn permissions(&self) -> Option<u32> {
         let path = self.segment.place.dir.join(&self.segment.file);
