@@ -240,7 +240,8 @@ def test_what_one_tool_returns_another_gets(place: Place, value: Any) -> None:
     same(got.append)(sent)
     assert equal(got[0], value)
     got.clear()
-    released(place, *handles_in(sent))
+    for handle in handles_in(sent):
+        place.release(handle)
 
 
 def test_handles_that_the_tool_made_itself_stay_as_they_are(place: Place) -> None:
