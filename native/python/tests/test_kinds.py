@@ -294,6 +294,7 @@ def test_a_copy_is_said_to_be_one(place: Place) -> None:
         ("pandas", np.zeros(3, [("a", "i4"), ("b", "f8")])),
         ("polars", np.arange(3).astype("M8[s]")),
         ("polars", pa.table({"a": pa.array([1, 2], pa.timestamp("s"))})),
+        ("polars", pa.table({"a": pa.array([1, 2], pa.time64("us"))})),
     ]
     for form, value in converted:
         handle = place.share(value)

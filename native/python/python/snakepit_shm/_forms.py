@@ -196,14 +196,14 @@ def _polars(value: Value) -> Any:
     if value.view.format != "numpy":
         value.refuse("polars", "resolve it as_='memoryview'")
     column = _arrow_column(value, "polars")
-    if _in_seconds(column.type):
+    if _in_other_units(column.type):
         value.must_copy(f"polars converts type {column.type}")
     return pl.from_arrow(column, rechunk=False)
 
 
-def _in_seconds(kind: Any) -> bool:
-    """Whether these are times in seconds: polars has none coarser than milliseconds."""
-    return str(kind).startswith(("timestamp[s", "duration[s"))
+def _in_other_units(kind: Any) -> bool:
+    """Whether these are times in units that polars has not."""
+    return str(kind).startswith(("timestamp[s", "duration[s", "time64[us"))
 
 
 def _check_polars(value: Value, table: Any) -> None:
@@ -212,7 +212,7 @@ def _check_polars(value: Value, table: Any) -> None:
     types = pa.types
     taken = (types.is_integer, types.is_floating, types.is_boolean, types.is_temporal,
              lambda t: str(t) in {"string_view", "binary_view"})  # fmt: skip
-    converted = (types.is_date64, types.is_time32, types.is_float16, _in_seconds)
+    converted = (types.is_date64, types.is_time32, types.is_float16, _in_other_units)
     for field in table.schema:
         kind = field.type
         if not any(is_kind(kind) for is_kind in taken) or any(is_it(kind) for is_it in converted):
