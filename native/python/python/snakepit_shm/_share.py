@@ -450,7 +450,6 @@ def _release_all() -> None:
         # Gone already, or removed by somebody else: there is nothing left to clean.
         with contextlib.suppress(ShmError):
             _remove(own)
-    _native.drain_pools()
 
 
 def _forget_all() -> None:
