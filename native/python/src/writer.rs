@@ -98,6 +98,8 @@ impl Writer {
         let slot = Slot::begin(py, &self.shared, *layout, len, true)?;
         let copied = array::asarray(slot.bind(py).as_any())
             .and_then(|target| array::copy_to(&target, array));
+        // Before the loan ends: who waits for its end to close the writer finds no array over the slot.
+        drop(slot);
         match copied {
             Ok(()) => py.detach(|| self.shared.publish(len, descriptor)),
             Err(error) => {

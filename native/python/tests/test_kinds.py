@@ -275,6 +275,63 @@ def test_columns_that_a_library_does_not_know_are_refused(place: Place) -> None:
     place.release(handle)
 
 
+def test_times_of_many_units_are_the_same_times_in_every_form(place: Place) -> None:
+    for dtype in ("M8[25us]", "m8[3s]", "M8[s]", "M8[10ns]", "m8[ms]", ">M8[7ms]"):
+        array = np.array([0, 1, 7, -3]).astype(dtype)
+        handle = place.share(array)
+        for form in ("arrow", "polars"):
+            got = np.asarray(place.resolve(handle, as_=form))
+            assert (got == array).all(), (dtype, form)
+        place.release(handle)
+
+
+def test_a_copy_is_said_to_be_one(place: Place) -> None:
+    """What pandas or polars converts is refused with ``copy=False``, and counted without."""
+    converted = [
+        ("pandas", np.arange(3).astype("M8[D]")),
+        ("pandas", np.zeros((2, 2), "M8[h]")),
+        ("pandas", np.array(["a", "b"])),
+        ("pandas", np.zeros(3, [("a", "i4"), ("b", "f8")])),
+        ("polars", np.arange(3).astype("M8[s]")),
+        ("polars", pa.table({"a": pa.array([1, 2], pa.timestamp("s"))})),
+        ("polars", pa.table({"a": pa.array([1, 2], pa.time64("us"))})),
+    ]
+    for form, value in converted:
+        handle = place.share(value)
+        before = shm.copy_stats()
+        with pytest.raises(shm.CopyNeededError, match=form):
+            place.resolve(handle, as_=form, copy=False)
+        got = place.resolve(handle, as_=form)
+        assert len(got) == len(value)
+        assert shm.copy_stats().resolved_copied == before.resolved_copied + 1
+        place.release(handle)
+    for form, unit in (("arrow", "ns"), ("polars", "us"), ("pandas", "s")):
+        array = np.arange(3).astype(f"m8[{unit}]")
+        handle = place.share(array)
+        got = place.resolve(handle, as_=form, copy=False)
+        assert (np.asarray(got) == array).all()
+        del got
+        place.release(handle)
+
+
+def test_records_as_frames(place: Place) -> None:
+    records = np.array([(1, 2.5), (3, 4.5)], [("a", "i4"), ("b", "f8")])
+    handle = place.share(records)
+    frame = place.resolve(handle, as_="pandas")
+    assert frame["a"].tolist() == [1, 3]
+    assert frame["b"].tolist() == [2.5, 4.5]
+    place.release(handle)
+    for array in (
+        np.zeros(2, [("a", "i4", 2)]),
+        np.zeros(2, "M8"),
+        np.arange(2).astype("M8[25us]"),
+    ):
+        handle = place.share(array)
+        with pytest.raises(shm.UnsupportedError, match="pandas does not take"):
+            place.resolve(handle, as_="pandas")
+        place.release(handle)
+
+
 def test_what_offers_an_arrow_stream(place: Place) -> None:
     class Stream:
         def __arrow_c_stream__(self, requested_schema: object = None) -> Any:

@@ -182,6 +182,13 @@ def test_a_ttl_that_is_none_is_refused_and_leaves_nothing(place: Place, ttl: flo
     assert place.files() == []
 
 
+@pytest.mark.parametrize("copy", ["never", [], 2])
+def test_a_copy_that_is_none_is_refused(place: Place, copy: Any) -> None:
+    with pytest.raises(shm.InvalidOptionError, match="copy"):
+        place.share(b"x", copy=copy)
+    assert place.files() == []
+
+
 def test_who_gives_a_segment_away_may_go_on_looking(place: Place) -> None:
     writer = place.create(slots=1)
     with pytest.raises(shm.NotSealedError):

@@ -152,11 +152,20 @@ def _pandas(value: Value) -> Any:
     if value.view.format != "numpy":
         value.refuse("pandas", "resolve it as_='memoryview'")
     array = _numpy(value)
-    if array.ndim == 1:
-        return pd.Series(array, copy=False)
-    if array.ndim == 2:  # noqa: PLR2004
-        return pd.DataFrame(array, copy=False)
-    return value.refuse("pandas", "resolve it as_='numpy': it has not one or two dimensions")
+    if array.ndim not in (1, 2):
+        value.refuse("pandas", "resolve it as_='numpy': it has not one or two dimensions")
+    made: Any
+    with _conversion(value, "pandas"):
+        if array.ndim == 1 and array.dtype.names is None:
+            made = pd.Series(array, copy=False)
+            kinds = [made.dtype]
+        else:
+            made = pd.DataFrame(array, copy=False)  # of records, too
+            kinds = list(made.dtypes)
+    as_it_was = array.dtype.names is None and all(isinstance(kind, np.dtype) for kind in kinds)
+    if array.size and not (as_it_was and np.may_share_memory(made.to_numpy(), array)):
+        value.must_copy(f"pandas has another form of dtype {array.dtype}")
+    return made
 
 
 def _check_pandas(value: Value, table: Any) -> None:
@@ -186,7 +195,15 @@ def _polars(value: Value) -> Any:
         return frame if kind == "table" else frame.to_series(0)
     if value.view.format != "numpy":
         value.refuse("polars", "resolve it as_='memoryview'")
-    return pl.from_arrow(_arrow_column(value, "polars"), rechunk=False)
+    column = _arrow_column(value, "polars")
+    if _in_other_units(column.type):
+        value.must_copy(f"polars converts type {column.type}")
+    return pl.from_arrow(column, rechunk=False)
+
+
+def _in_other_units(kind: Any) -> bool:
+    """Whether these are times in units that polars has not."""
+    return str(kind).startswith(("timestamp[s", "duration[s", "time64[us"))
 
 
 def _check_polars(value: Value, table: Any) -> None:
@@ -195,7 +212,7 @@ def _check_polars(value: Value, table: Any) -> None:
     types = pa.types
     taken = (types.is_integer, types.is_floating, types.is_boolean, types.is_temporal,
              lambda t: str(t) in {"string_view", "binary_view"})  # fmt: skip
-    converted = (types.is_date64, types.is_time32, types.is_float16)
+    converted = (types.is_date64, types.is_time32, types.is_float16, _in_other_units)
     for field in table.schema:
         kind = field.type
         if not any(is_kind(kind) for is_kind in taken) or any(is_it(kind) for is_it in converted):
@@ -269,19 +286,32 @@ def _arrow_column(value: Value, form: str) -> Any:
         value.refuse(form, "resolve it as_='numpy': an Arrow array has one dimension")
     try:
         if array.dtype.kind in "iuf" and array.dtype.isnative:
-            column = pa.Array.from_buffers(
+            return pa.Array.from_buffers(
                 pa.from_numpy_dtype(array.dtype), len(array), [None, pa.py_buffer(array)]
             )
-        else:
-            value.must_copy(f"Arrow has another form of dtype {array.dtype}")
-            column = pa.array(array.astype(array.dtype.newbyteorder("="), copy=False))
+        column = pa.array(array.astype(_arrow_dtype(array.dtype), copy=False))
     except (pa.ArrowException, TypeError, NotImplementedError) as error:
         raise UnsupportedError(
             f"Arrow has no type for an array of dtype {array.dtype}: {error}",
             remedy="resolve it as_='numpy'",
             segment=value.view.segment,
         ) from error
+    values = column.buffers()[1]
+    if array.size and (values is None or values.address != array.ctypes.data):
+        value.must_copy(f"Arrow has another form of dtype {array.dtype}")
     return column
+
+
+def _arrow_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype in which pyarrow takes an array: this machine's order, and whole units of time.
+
+    Of ``"M8[25us]"`` it would take the numbers for microseconds.
+    """
+    dtype = dtype.newbyteorder("=")
+    if dtype.kind not in "Mm":
+        return dtype
+    unit, count = np.datetime_data(dtype)
+    return dtype if count == 1 else np.dtype(f"{dtype.kind}8[{unit}]")
 
 
 _MAKERS: dict[str, Callable[[Value], Any]] = {

@@ -110,13 +110,16 @@ def share(
 
     Raises:
         UnsupportedError: The object (or its dtype) cannot be shared; the message says what to do.
-        InvalidOptionError: ``ttl`` is not above 0, or more than seven days.
+        InvalidOptionError: ``ttl`` is not above 0, or more than seven days; ``copy`` is none of the
+            three.
         InvalidSizeError: It has more than 1 GiB.
         ResourceExhaustedError: ``/dev/shm`` is full.
         CopyNeededError: With ``copy=False``, the object lies elsewhere.
         ViewsAliveError: With ``copy=False``, other arrays over the same memory live.
     """
     options = _Options(module, huge_pages, integrity, permissions)
+    if copy not in (None, False, True):  # a tuple: what is given may have no hash
+        raise InvalidOptionError(f"invalid option copy: expected None, False or True, got {copy!r}")
     if transfer:
         check_ttl(ttl)  # before an array of `empty` is sealed
     given = ttl if transfer else None
@@ -447,7 +450,6 @@ def _release_all() -> None:
         # Gone already, or removed by somebody else: there is nothing left to clean.
         with contextlib.suppress(ShmError):
             _remove(own)
-    _native.drain_pools()
 
 
 def _forget_all() -> None:
