@@ -104,10 +104,7 @@ fn a_handle_takes_no_other_segment_of_its_name() {
     let shm = Shm::new();
     let first = sealed(shm.path(), "x");
     let handle = first.handle().unwrap();
-    assert_eq!(
-        handle.adopt(shm.path()).unwrap_err().code(),
-        "segment_busy"
-    );
+    assert_eq!(handle.adopt(shm.path()).unwrap_err().code(), "segment_busy");
     first.remove().unwrap();
     assert_eq!(handle.adopt(shm.path()).unwrap_err().code(), "not_found");
 
@@ -116,9 +113,7 @@ fn a_handle_takes_no_other_segment_of_its_name() {
     let view = second.sealed().unwrap();
     for answer in [
         handle.adopt(shm.path()).map(drop),
-        shm.options("x")
-            .adopt_incarnation(&handle.token)
-            .map(drop),
+        shm.options("x").adopt_incarnation(&handle.token).map(drop),
         // Nor does a pool, whoever it was given by.
         PoolOptions::new("test", shm.path())
             .open()
