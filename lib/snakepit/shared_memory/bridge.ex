@@ -58,7 +58,7 @@ defmodule Snakepit.SharedMemory.Bridge do
   `execute/3`, and `execute_stream/4` where that is used.
   """
 
-  alias Snakepit.SharedMemory.{Dtype, Error, Options}
+  alias Snakepit.SharedMemory.{Dtype, Error, Iodata, Options}
   alias Snakepit.SharedMemory.Bridge.{Arguments, Fallback, Results, Settings, Threshold, Value}
   alias Snakepit.SharedMemory.Bridge.{Wire, ZeroCopy}
 
@@ -283,10 +283,16 @@ defmodule Snakepit.SharedMemory.Bridge do
   end
 
   defp check_data(data) do
-    _ = IO.iodata_length(data)
-    :ok
-  rescue
-    ArgumentError -> {:error, Options.invalid("data", "iodata", data, :value)}
+    case Iodata.length(data, :value) do
+      {:ok, _bytes} ->
+        :ok
+
+      {:error, %{code: :invalid_argument}} ->
+        {:error, Options.invalid("data", "iodata", data, :value)}
+
+      {:error, error} ->
+        {:error, error}
+    end
   end
 
   defp dtype(dtype) do
