@@ -22,7 +22,8 @@ defmodule Snakepit.SharedMemory.Bridge do
   | a handle of your own | as it is; what it names | |
 
   What the tool returns comes back as `Snakepit.SharedMemory.fetch/2` gives it, as binaries: `bytes`, arrays, text over the
-  worker's threshold, tables as Arrow IPC streams. With `resolve: false` the handles stay, which tell dtype and shape; their regions then belong to
+  worker's threshold, tables as Arrow IPC streams; arrays in C's order, also those that the tool held in Fortran's, which
+  costs a copy. With `resolve: false` the handles stay, which tell dtype and shape; their regions then belong to
   the calling process, as does an argument that came back as one. A result that the worker gave away is removed from shared memory
   as it is fetched, unless another process has taken it, and the binary keeps the memory until it is garbage-collected; no limit refuses it.
 

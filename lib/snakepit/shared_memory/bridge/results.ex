@@ -101,7 +101,8 @@ defmodule Snakepit.SharedMemory.Bridge.Results do
         took = System.monotonic_time() - started
         about = Map.take(settings, [:pool, :command])
         Telemetry.zero_copy(:import, took, handle["bytes"], about)
-        value
+        # Nobody could tell from the bytes alone in which order they lie.
+        Fetching.in_c_order(value, handle)
 
       {:error, error} ->
         fail(error)
