@@ -128,7 +128,7 @@ defmodule Snakepit.SharedMemory.Bridge.Results do
     :ok
   end
 
-  # It goes with the caller now. Where a limit forbids that, it goes after the grace of what was left. A chunk
+  # It goes with the caller now. Where a limit forbids that, it goes when its time is over. A chunk
   # has a writer, who waits for it to be removed: nobody can adopt it.
   defp keep(_chunk, :chunk, _settings), do: :ok
 
