@@ -518,7 +518,8 @@ defmodule Snakepit.SharedMemory do
   The value that a handle names, as a binary on the shared memory itself.
 
   `handle` is the map as `share/2` returned it or as it came from Python and was decoded from JSON,
-  with string keys. A handle that was tampered with, or whose region is gone or another, is an error.
+  with string keys. A handle that was tampered with, or whose region is gone or another, is an error. The bytes of an array that its maker
+  holds in Fortran's order come as they lie, which the handle says (`"order" => "F"`).
 
     * `:as` - `:binary` (default), or `:tensor`: by `Nx.from_binary/3` and `Nx.reshape/2`, which copy nothing on
       Nx's own backend. `:unsupported` when `Nx` is not loaded, or has no type for the elements

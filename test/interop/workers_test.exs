@@ -7,7 +7,7 @@ defmodule Interop.WorkersTest do
   use Snakepit.SharedMemory.Case, async: false
 
   alias Interop.Worker
-  alias Snakepit.SharedMemory.{Foreign, Listener}
+  alias Snakepit.SharedMemory.{Foreign, Listener, Transport}
 
   @moduletag :interop
   @moduletag timeout: 7_200_000
@@ -254,6 +254,32 @@ defmodule Interop.WorkersTest do
         assert SharedMemory.fetch!(handle) == bytes
         SharedMemory.deallocate_region!(handle)
       end
+    end)
+  end
+
+  test "an array in Fortran's order is copied, and comes through the bridge, in C's", context do
+    with_worker(context.place, fn worker ->
+      rows = for n <- 0..5, into: <<>>, do: <<n::32-little>>
+
+      fortran = fn ->
+        {handle, others} = Map.pop!(Worker.ask(worker, "dtypes"), "fortran")
+        for {_type, other} <- others, do: SharedMemory.deallocate_region!(other)
+        handle
+      end
+
+      assert %{"order" => "F", "shape" => [2, 3]} = handle = fortran.()
+      id = SharedMemory.allocate_region!(4096)
+      assert SharedMemory.fetch!(handle, into: id) == 2
+      assert SharedMemory.read!(id) == rows
+      assert %{dtype: "<i4", shape: [2, 3]} = SharedMemory.get_region_info!(id)
+
+      handle = fortran.()
+      tool = fn _args, _opts -> {:ok, %{"a" => handle}} end
+      assert Transport.call(%{}, [], tool) == {:ok, %{"a" => rows}}
+      # Who gets the handle is told.
+      answer = Transport.call(%{}, [], fn _, _ -> {:ok, fortran.()} end, resolve: false)
+      assert {:ok, %{"order" => "F"} = handle} = answer
+      for region <- [handle, id], do: SharedMemory.deallocate_region!(region)
     end)
   end
 

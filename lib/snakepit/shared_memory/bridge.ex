@@ -22,7 +22,8 @@ defmodule Snakepit.SharedMemory.Bridge do
   | a handle of your own | as it is; what it names | |
 
   What the tool returns comes back as `Snakepit.SharedMemory.fetch/2` gives it, as binaries: `bytes`, arrays, text over the
-  worker's threshold, tables as Arrow IPC streams. With `resolve: false` the handles stay, which tell dtype and shape; their regions then belong to
+  worker's threshold, tables as Arrow IPC streams; arrays in C's order, also those that the tool held in Fortran's, which
+  costs a copy. With `resolve: false` the handles stay, which tell dtype and shape; their regions then belong to
   the calling process, as does an argument that came back as one. A result that the worker gave away is removed from shared memory
   as it is fetched, unless another process has taken it, and the binary keeps the memory until it is garbage-collected; no limit refuses it.
 
@@ -58,7 +59,7 @@ defmodule Snakepit.SharedMemory.Bridge do
   `execute/3`, and `execute_stream/4` where that is used.
   """
 
-  alias Snakepit.SharedMemory.{Dtype, Error, Options}
+  alias Snakepit.SharedMemory.{Dtype, Error, Iodata, Options}
   alias Snakepit.SharedMemory.Bridge.{Arguments, Fallback, Results, Settings, Threshold, Value}
   alias Snakepit.SharedMemory.Bridge.{Wire, ZeroCopy}
 
@@ -283,10 +284,16 @@ defmodule Snakepit.SharedMemory.Bridge do
   end
 
   defp check_data(data) do
-    _ = IO.iodata_length(data)
-    :ok
-  rescue
-    ArgumentError -> {:error, Options.invalid("data", "iodata", data, :value)}
+    case Iodata.length(data, :value) do
+      {:ok, _bytes} ->
+        :ok
+
+      {:error, %{code: :invalid_argument}} ->
+        {:error, Options.invalid("data", "iodata", data, :value)}
+
+      {:error, error} ->
+        {:error, error}
+    end
   end
 
   defp dtype(dtype) do

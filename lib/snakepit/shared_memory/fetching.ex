@@ -6,18 +6,8 @@ defmodule Snakepit.SharedMemory.Fetching do
   # VM like any other. Made by a worker that was lent a region of ours, the region is ours already, and
   # only the writer's place is taken back.
 
-  alias Snakepit.SharedMemory.{
-    Access,
-    Adoption,
-    Buffer,
-    Config,
-    Error,
-    Lifecycle,
-    Native,
-    Options
-  }
-
-  alias Snakepit.SharedMemory.{Pool, Region, Table, Target, Telemetry, Tensor, Writing}
+  alias Snakepit.SharedMemory.{Access, Adoption, Buffer, Config, Dtype, Error, Lifecycle, Native}
+  alias Snakepit.SharedMemory.{Options, Pool, Region, Table, Target, Telemetry, Tensor, Writing}
 
   @fetch [
            as: {{:in, [:binary, :tensor]}, :binary},
@@ -124,8 +114,19 @@ defmodule Snakepit.SharedMemory.Fetching do
   end
 
   defp value(binary, handle, %{into: region} = options) do
-    Writing.write(region, binary, description(handle) ++ where(region, options))
+    # What is written into a region is in C's order.
+    data = in_c_order(binary, handle)
+    Writing.write(region, data, description(handle) ++ where(region, options))
   end
+
+  @doc "The bytes of what a handle names in C's order; a copy, if they lie in Fortran's."
+  @spec in_c_order(binary(), map()) :: binary()
+  def in_c_order(binary, %{"order" => "F", "dtype" => dtype, "shape" => shape}) do
+    {:ok, item} = Dtype.item_size(dtype)
+    Native.in_c_order(binary, shape, item)
+  end
+
+  def in_c_order(binary, _handle), do: binary
 
   defp description(%{"format" => "numpy", "dtype" => dtype, "shape" => shape}),
     do: [dtype: dtype, shape: shape]

@@ -304,6 +304,10 @@ defmodule Snakepit.SharedMemory.Native do
   @spec parse_handle(map()) :: answer({String.t(), String.t()})
   def parse_handle(_handle), do: stub()
 
+  # Of an array in Fortran's order; `item` is the size of an element.
+  @spec in_c_order(binary(), [non_neg_integer()], pos_integer()) :: binary()
+  def in_c_order(_data, _shape, _item), do: stub()
+
   # Its memory comes into the VM's pool where that may be and the last argument says so.
   @spec remove_handle(map(), String.t(), boolean()) :: answer(:ok)
   def remove_handle(_handle, _dir, _pooled), do: stub()

@@ -6,7 +6,17 @@ defmodule Snakepit.SharedMemory.Source do
   # A stream of unknown length goes into a region that is exchanged for one of twice the size as often as
   # it is full, so each byte is copied twice at most; with `:size` once.
 
-  alias Snakepit.SharedMemory.{Config, Error, Lifecycle, Memory, Native, Options, Registry}
+  alias Snakepit.SharedMemory.{
+    Config,
+    Error,
+    Iodata,
+    Lifecycle,
+    Memory,
+    Native,
+    Options,
+    Registry
+  }
+
   alias Snakepit.SharedMemory.{Target, Tensor, Writing}
 
   @stream [size: {{:nilable, {:integer, 1, 0x4000_0000}}, nil}]
@@ -69,16 +79,10 @@ defmodule Snakepit.SharedMemory.Source do
 
   defp put_iodata(data, options) do
     with {:ok, descriptor} <- Writing.descriptor(data, options, :share),
-         {:ok, bytes} <- length_of(data),
+         {:ok, bytes} <- Iodata.length(data, :share),
          {:ok, target, writer} <- create(bytes, options) do
       keep(target, writer, Writing.put(writer, data, descriptor, target.id, :share))
     end
-  end
-
-  defp length_of(data) do
-    {:ok, IO.iodata_length(data)}
-  rescue
-    ArgumentError -> {:error, Writing.not_iodata(data, :share)}
   end
 
   # -- what comes in pieces -------------------------------------------------------------------
@@ -178,7 +182,9 @@ defmodule Snakepit.SharedMemory.Source do
         {:ok, %{state | at: at}}
 
       {{:error, %{code: :out_of_bounds}}, nil} ->
-        with {:ok, state} <- grow(state, IO.iodata_length(piece)), do: add(state, piece)
+        with {:ok, more} <- Iodata.length(piece, :share),
+             {:ok, state} <- grow(state, more),
+             do: add(state, piece)
 
       {{:error, %{code: :out_of_bounds}}, size} ->
         {:error, longer(size)}

@@ -3,7 +3,7 @@ defmodule Snakepit.SharedMemory.Writing do
   # Bytes in, and the seal that ends it. Everything here runs in the caller; the first clauses are
   # the hot path and do nothing but the NIF call. Whatever is no plain write goes the whole way.
 
-  alias Snakepit.SharedMemory.{Dtype, Error, History, Native, Options, Recorder, Region}
+  alias Snakepit.SharedMemory.{Dtype, Error, History, Iodata, Native, Options, Recorder, Region}
   alias Snakepit.SharedMemory.{Table, Target, Telemetry}
 
   @described [
@@ -252,13 +252,13 @@ defmodule Snakepit.SharedMemory.Writing do
   end
 
   defp shape(data, dtype, nil, operation) do
-    with {:ok, size} <- Dtype.item_size(dtype) do
-      {:ok, [div(IO.iodata_length(data), size)]}
+    with {:ok, size} <- Dtype.item_size(dtype),
+         {:ok, bytes} <- Iodata.length(data, operation) do
+      {:ok, [div(bytes, size)]}
     else
       :error -> {:error, Options.invalid("option :dtype", "an element type", dtype, operation)}
+      {:error, error} -> {:error, error}
     end
-  rescue
-    ArgumentError -> {:error, not_iodata(data, operation)}
   end
 
   # -- seal -----------------------------------------------------------------------------------

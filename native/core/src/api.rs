@@ -18,6 +18,7 @@ pub use crate::name::{DEFAULT_DIR, DEFAULT_MODULE, DEFAULT_NAMESPACE, EVO_NAMESP
 pub use crate::options::{
     HugePages, Integrity, Numa, Reserve, RunMode, SegmentOptions, Timestamps, round_up_capacity,
 };
+pub use crate::order::in_c_order;
 pub use crate::page_report::{NodeBytes, Pages};
 pub use crate::participant::{ProcessInfo, linger};
 pub use crate::pool::{Pool, PoolOptions, PoolStats, Strategy, Zero};

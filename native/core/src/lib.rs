@@ -77,6 +77,8 @@ mod name;
 #[cfg(not(loom))]
 mod options;
 #[cfg(not(loom))]
+mod order;
+#[cfg(not(loom))]
 mod page_report;
 #[cfg(not(loom))]
 mod pages;

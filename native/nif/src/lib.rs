@@ -22,6 +22,7 @@ mod handle;
 mod health;
 mod listing;
 mod membership;
+mod order;
 mod pool;
 mod reader;
 mod reaper;

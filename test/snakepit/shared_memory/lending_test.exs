@@ -3,6 +3,8 @@ defmodule Snakepit.SharedMemory.LendingTest do
   # library, which the rest of this VM knows nothing of; workers in Python are in `test/interop`.
   use Snakepit.SharedMemory.Case, async: true
 
+  alias Snakepit.SharedMemory.Table
+
   defp allocate!(place, options \\ []) do
     SharedMemory.allocate_region!(4096, [slots: 1] ++ options ++ place)
   end
@@ -177,6 +179,14 @@ defmodule Snakepit.SharedMemory.LendingTest do
 
     assert {:ok, %{"name" => ^id}} = mine
     assert code(theirs) == :segment_busy
+  end
+
+  test "lending is a use: a region is not idle when a worker is about to come", %{place: place} do
+    id = allocate!(place, timeout: 3_600_000)
+    key = {place[:dir], place[:namespace], id}
+    assert Table.uses(key) == 0
+    {:ok, _loan} = lend(id, place)
+    assert Table.uses(key) == 1
   end
 
   test "lending and taking back are in the history", %{place: place} do

@@ -117,6 +117,11 @@ defmodule Snakepit.SharedMemory.NativeTest do
     assert_raise ArgumentError, fn -> Native.write(reader, "x", nil) end
     assert_raise ArgumentError, fn -> Native.unsubscribe(reader) end
     assert_raise ArgumentError, fn -> Native.subscribe(writer, self(), 0, true) end
+
+    for {shape, item} <- [{[4], 1}, {[3], 0}, {[-3], 1}, {[2 ** 63, 2], 1}, {:x, 1}] do
+      assert_raise ArgumentError, fn -> Native.in_c_order("abc", shape, item) end
+    end
+
     assert_raise ArgumentError, fn -> Native.subscribe(reader, :me, 0, true) end
     assert_raise ArgumentError, fn -> Native.subscribe(reader, self(), 0, :maybe) end
     assert {:ok, :ok} = Native.discard(writer)

@@ -91,6 +91,24 @@ defmodule Snakepit.SharedMemory.SourceTest do
     end
   end
 
+  test "a small term that stands for more than anybody can walk through is refused", %{
+    place: place,
+    dir: dir
+  } do
+    endless = fn last -> Enum.reduce(1..64, last, fn _, list -> [list, list] end) end
+
+    for {source, options} <- [
+          {endless.("x"), []},
+          {endless.([]), [dtype: :u8]},
+          {{:stream, [endless.("x")]}, []}
+        ] do
+      assert {:error, %{code: :invalid_option} = error} = share(source, place, options)
+      assert error.message =~ "flatten it first"
+    end
+
+    assert TestDir.leftovers(dir) == []
+  end
+
   describe "a stream" do
     test "of known length", %{place: place} do
       pieces = for n <- 1..100, do: [<<n>>, List.duplicate(n, rem(n, 7))]

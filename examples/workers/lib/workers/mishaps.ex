@@ -77,9 +77,12 @@ defmodule Workers.Mishaps do
     answer
   end
 
-  @doc "The regions that there are, once there are none, or after ten seconds."
+  # A result whose worker was killed before it could say so waits for its time to live, a minute, to be fetched.
+  @patience_ms 75_000
+
+  @doc "The regions that there are, once there are none, or after a minute and a quarter."
   @spec regions() :: [map()]
-  def regions(deadline \\ System.monotonic_time(:millisecond) + 15_000) do
+  def regions(deadline \\ System.monotonic_time(:millisecond) + @patience_ms) do
     case SharedMemory.list_regions!() do
       [] -> []
       left -> if System.monotonic_time(:millisecond) > deadline, do: left, else: again(deadline)

@@ -101,7 +101,8 @@ defmodule Snakepit.SharedMemory.Bridge.Results do
         took = System.monotonic_time() - started
         about = Map.take(settings, [:pool, :command])
         Telemetry.zero_copy(:import, took, handle["bytes"], about)
-        value
+        # Nobody could tell from the bytes alone in which order they lie.
+        Fetching.in_c_order(value, handle)
 
       {:error, error} ->
         fail(error)
@@ -127,7 +128,7 @@ defmodule Snakepit.SharedMemory.Bridge.Results do
     :ok
   end
 
-  # It goes with the caller now. Where a limit forbids that, it goes after the grace of what was left. A chunk
+  # It goes with the caller now. Where a limit forbids that, it goes when its time is over. A chunk
   # has a writer, who waits for it to be removed: nobody can adopt it.
   defp keep(_chunk, :chunk, _settings), do: :ok
 
