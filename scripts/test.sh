@@ -11,7 +11,7 @@
 source "$(dirname "$0")/lib.sh"
 
 # `trixie` by name only: it needs root.
-ALL=(lint rust counts loom elixir python wheel interop readme demo example chaos)
+ALL=(lint rust counts loom elixir python torch wheel interop readme demo example chaos)
 LOGS="$ROOT/target/test-logs"
 SUITE_TIMEOUT="${SUITE_TIMEOUT:-900}"
 RUN_UNTIL="${RUN_UNTIL:-}"
@@ -35,6 +35,7 @@ suite_loom() {
 suite_elixir() { exec mix test --exclude interop; }
 suite_interop() { exec mix test --only interop; }
 suite_python() { cd native/python && exec python -m pytest; }
+suite_torch() { exec scripts/torch_test.sh; }
 suite_wheel() { exec python test/wheel/run.py; }
 suite_readme() { exec python test/readme/run.py README.md; }
 suite_demo() { exec scripts/demo_test.sh; }
