@@ -19,8 +19,8 @@ from ._types import Capabilities, CleanupItem, CleanupReport, SegmentInfo
 _Open = TypeVar("_Open", Reader, Writer)
 
 # What is open, to be closed when the interpreter ends: nothing is left behind then.
-_readers: weakref.WeakSet[Reader] = weakref.WeakSet()
-_writers: weakref.WeakSet[Writer] = weakref.WeakSet()
+_opened: dict[int, weakref.ref[Reader | Writer]] = {}
+"""By id, until they die. No WeakSet: those cannot be listed while other threads open and drop."""
 
 StrPath = str | os.PathLike[str]
 
@@ -285,17 +285,21 @@ def remove(name: str, *, namespace: str | None = None, dir: StrPath | None = Non
 
 
 def _track(opened: _Open) -> _Open:
-    if isinstance(opened, Reader):
-        _readers.add(opened)
-    else:
-        _writers.add(opened)
+    key = id(opened)
+    # Called before the memory, and with it the id, can be another's.
+    _opened[key] = weakref.ref(opened, lambda _: _opened.pop(key, None))
     return opened
 
 
+def _still_open() -> list[Reader | Writer]:
+    """Readers first, so that a writer that closes finds its segment unused."""
+    left = [opened for look in list(_opened.values()) if (opened := look()) is not None]
+    return sorted(left, key=lambda opened: isinstance(opened, Writer))
+
+
 def _close_all() -> None:
-    """At exit: readers first, so that a writer that closes finds its segment unused."""
-    left: list[Reader | Writer] = [*_readers, *_writers]
-    for opened in left:
+    """At exit."""
+    for opened in _still_open():
         # What cannot be closed goes with the process, and its files with the next cleanup.
         with contextlib.suppress(ShmError):
             _native.close_at_exit(opened)
@@ -303,8 +307,7 @@ def _close_all() -> None:
 
 def _forget_all() -> None:
     """In a forked child: what its parent opened is the parent's to close."""
-    _readers.clear()
-    _writers.clear()
+    _opened.clear()
 
 
 atexit.register(_close_all)
