@@ -9,10 +9,10 @@ export LC_ALL := C.UTF-8
 export ELIXIR_ERL_OPTIONS := +fnu
 
 .PHONY: help setup demo example test bench bench-check bench-peers faults chaos lint fmt clean doc \
-        test-rust test-counts test-loom test-elixir test-python test-wheel test-interop test-readme test-demo test-example test-chaos test-trixie
+        test-rust test-counts test-loom test-elixir test-python test-torch test-free-threaded test-wheel test-interop test-readme test-demo test-example test-chaos test-trixie
 
 help: ## Say what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install what is missing, build everything (seconds when there is nothing to do)
 	@scripts/setup.sh
@@ -40,6 +40,12 @@ test-elixir: setup ## ExUnit
 
 test-python: setup ## pytest
 	@scripts/test.sh python
+
+test-torch: setup ## Tensors through the Python package, with Debian's torch, which is installed where it is missing
+	@scripts/test.sh torch
+
+test-free-threaded: setup ## The Python package without the interpreter lock, on what FREE_THREADED_PYTHON names
+	@scripts/test.sh free-threaded
 
 test-wheel: setup ## The Python wheel, built, installed with pip in a clean environment, and used there
 	@scripts/test.sh wheel

@@ -50,3 +50,26 @@ stamp() {
 
 # at_least HAVE WANT: compares dotted versions.
 at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n1)" = "$2" ]; }
+
+# The oldest Python that the package promises.
+min_python() { sed -n 's/^requires-python *= *">=\(.*\)"/\1/p' native/python/pyproject.toml; }
+
+# install_packages PACKAGE...: Debian's, by apt-get; says so, and never asks anything.
+install_packages() {
+  local packages=("$@") become=()
+  have apt-get || die "missing: ${packages[*]} (Debian's package names), and there is no apt-get here." \
+    "Install them with your system's package manager and run this again."
+  if [ "$(id -u)" -ne 0 ]; then
+    if have sudo && sudo -n true 2>/dev/null; then
+      become=(sudo -n)
+    else
+      die "missing: ${packages[*]}, and installing them needs root." \
+        "Run:  sudo apt-get install -y ${packages[*]}" "then this again."
+    fi
+  fi
+  say "apt-get install ${packages[*]}"
+  local apt=("${become[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o Dpkg::Use-Pty=0)
+  "${apt[@]}" update </dev/null >/dev/null || note "apt-get update failed; trying with the lists that are there"
+  "${apt[@]}" install --no-install-recommends "${packages[@]}" </dev/null >/dev/null ||
+    die "apt-get could not install: ${packages[*]}" "Its own message is above."
+}

@@ -9,7 +9,7 @@
 source "$(dirname "$0")/lib.sh"
 
 PYTHON="${PYTHON:-python3}"
-MIN_PYTHON="$(sed -n 's/^requires-python *= *">=\(.*\)"/\1/p' native/python/pyproject.toml)"
+MIN_PYTHON="$(min_python)"
 did=0
 act() {
   did=1
@@ -40,29 +40,11 @@ erlang_header() {
   find "$root" -maxdepth 4 -name erl_nif.h -print -quit 2>/dev/null
 }
 
-install_packages() {
-  local packages=("$@") become=()
-  have apt-get || die "missing: ${packages[*]} (Debian's package names), and there is no apt-get here." \
-    "Install them with your system's package manager and run this again."
-  if [ "$(id -u)" -ne 0 ]; then
-    if have sudo && sudo -n true 2>/dev/null; then
-      become=(sudo -n)
-    else
-      die "missing: ${packages[*]}, and installing them needs root." \
-        "Run:  sudo apt-get install -y ${packages[*]}" "then this again."
-    fi
-  fi
-  act "apt-get install ${packages[*]}"
-  local apt=("${become[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o Dpkg::Use-Pty=0)
-  "${apt[@]}" update </dev/null >/dev/null || note "apt-get update failed; trying with the lists that are there"
-  "${apt[@]}" install --no-install-recommends "${packages[@]}" </dev/null >/dev/null ||
-    die "apt-get could not install: ${packages[*]}" "Its own message is above."
-}
-
 ensure_packages() {
   local packages
   read -r -a packages <<<"$(missing_packages | sort -u | tr '\n' ' ')"
   [ ${#packages[@]} -ne 0 ] || return 0
+  did=1
   install_packages "${packages[@]}"
   read -r -a packages <<<"$(missing_packages | sort -u | tr '\n' ' ')"
   [ ${#packages[@]} -eq 0 ] || die "still not found after installing: ${packages[*]}" \

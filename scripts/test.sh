@@ -10,8 +10,8 @@
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$0")/lib.sh"
 
-# `trixie` by name only: it needs root.
-ALL=(lint rust counts loom elixir python wheel interop readme demo example chaos)
+# `trixie` and `free-threaded` by name only: they need root, and an interpreter that nobody has by default.
+ALL=(lint rust counts loom elixir python torch wheel interop readme demo example chaos)
 LOGS="$ROOT/target/test-logs"
 SUITE_TIMEOUT="${SUITE_TIMEOUT:-900}"
 RUN_UNTIL="${RUN_UNTIL:-}"
@@ -35,11 +35,13 @@ suite_loom() {
 suite_elixir() { exec mix test --exclude interop; }
 suite_interop() { exec mix test --only interop; }
 suite_python() { cd native/python && exec python -m pytest; }
+suite_torch() { exec scripts/torch_test.sh; }
 suite_wheel() { exec python test/wheel/run.py; }
 suite_readme() { exec python test/readme/run.py README.md; }
 suite_demo() { exec scripts/demo_test.sh; }
 suite_example() { exec scripts/example_test.sh; }
 suite_chaos() { exec scripts/chaos.sh --seconds 20 --seed 1; }
+suite_free-threaded() { exec scripts/free_threaded.sh; }
 suite_trixie() { exec scripts/trixie.sh; }
 
 # --- running one, counting it ---------------------------------------------------------------------------------------

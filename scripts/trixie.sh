@@ -19,11 +19,7 @@ unshare --mount true 2>/dev/null || die "this needs mounts of its own, which are
 [ "${1:-}" != --possible ] || exit 0
 CARGO="${CARGO_HOME:-$HOME/.cargo}"
 
-if ! have debootstrap; then
-  say "apt-get install debootstrap"
-  DEBIAN_FRONTEND=noninteractive apt-get -q -y install --no-install-recommends debootstrap >/dev/null </dev/null ||
-    die "apt-get could not install debootstrap."
-fi
+have debootstrap || install_packages debootstrap
 
 if [ "$(cat "$TRIXIE/.ready" 2>/dev/null || true)" != "$PACKAGES" ]; then
   say "debootstrap $SUITE (a minute or two, once)"

@@ -2,7 +2,32 @@ defmodule Bench.Peers.Figures do
   @moduledoc false
   # Figures of the Elixir sections: the same files that the Rust sections write.
 
-  def start(section), do: Agent.start_link(fn -> {section, [], []} end, name: __MODULE__)
+  @doc """
+  A section from begin to end. `measure` gets a directory of its own, in which the application runs, with these
+  settings besides; what it adds is saved, also when it fails.
+  """
+  def section(section, settings \\ [], measure) do
+    Logger.configure(level: :warning)
+    base = System.get_env("SNAKEPIT_BENCH_DIR", "/dev/shm")
+    dir = Path.join(base, "#{section}-#{System.pid()}")
+    File.mkdir!(dir)
+
+    try do
+      Application.put_env(:snakepit, :shared_memory, [namespace: "bench", dir: dir] ++ settings)
+      {:ok, _} = Application.ensure_all_started(:snakepit_shared_memory)
+      {:ok, _} = Agent.start_link(fn -> {section, [], []} end, name: __MODULE__)
+
+      try do
+        measure.(dir)
+      after
+        save()
+      end
+
+      :ok = Application.stop(:snakepit_shared_memory)
+    after
+      File.rm_rf!(dir)
+    end
+  end
 
   @doc "One figure from pairs of ours and theirs, in nanoseconds."
   def add(what, name, size, peer, pairs) do
@@ -31,7 +56,7 @@ defmodule Bench.Peers.Figures do
     end)
   end
 
-  def save do
+  defp save do
     {section, figures, skipped} = Agent.get(__MODULE__, & &1)
 
     if parts = System.get_env("SNAKEPIT_BENCH_PARTS") do

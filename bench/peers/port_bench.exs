@@ -150,22 +150,4 @@ defmodule Bench.Peers.Port do
   end
 end
 
-Logger.configure(level: :warning)
-dir = Path.join(System.get_env("SNAKEPIT_BENCH_DIR", "/dev/shm"), "port-#{System.pid()}")
-File.mkdir!(dir)
-
-try do
-  Application.put_env(:snakepit, :shared_memory, namespace: "bench", dir: dir)
-  {:ok, _} = Application.ensure_all_started(:snakepit_shared_memory)
-  {:ok, _} = Bench.Peers.Figures.start("port")
-
-  try do
-    Bench.Peers.Port.run(dir)
-  after
-    Bench.Peers.Figures.save()
-  end
-
-  :ok = Application.stop(:snakepit_shared_memory)
-after
-  File.rm_rf!(dir)
-end
+Bench.Peers.Figures.section("port", &Bench.Peers.Port.run/1)

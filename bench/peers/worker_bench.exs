@@ -177,24 +177,5 @@ defmodule Bench.Peers.Worker do
   defp room(size), do: div(size + 4095, 4096) * 4096
 end
 
-Logger.configure(level: :warning)
-dir = Path.join(System.get_env("SNAKEPIT_BENCH_DIR", "/dev/shm"), "workers-#{System.pid()}")
-File.mkdir!(dir)
-
-try do
-  # Room for the pages of one turn.
-  config = [namespace: "bench", dir: dir, pool_max_bytes: 1_073_741_824]
-  Application.put_env(:snakepit, :shared_memory, config)
-  {:ok, _} = Application.ensure_all_started(:snakepit_shared_memory)
-  {:ok, _} = Bench.Peers.Figures.start("workers")
-
-  try do
-    Bench.Peers.Worker.run(dir)
-  after
-    Bench.Peers.Figures.save()
-  end
-
-  :ok = Application.stop(:snakepit_shared_memory)
-after
-  File.rm_rf!(dir)
-end
+# Room for the pages of one turn.
+Bench.Peers.Figures.section("workers", [pool_max_bytes: 1_073_741_824], &Bench.Peers.Worker.run/1)

@@ -8,10 +8,8 @@ somewhere, and `make` targets that are named must exist. Blocks in `text` and `c
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -22,8 +20,10 @@ ROOT = Path(__file__).resolve().parents[2]
 SHM = Path("/dev/shm")
 # What the default namespace's files are called.
 PREFIXES = ("snakepit_", "snakepit.")
-LIMIT_S = 300
 NOT_RUN = {"text", "console", "toml", "sh"}
+
+sys.path.insert(0, str(ROOT / "test"))
+from checks import Checks, output  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -47,33 +47,16 @@ def blocks(markdown: str) -> list[Block]:
     return found
 
 
-def run(command: list[str], cwd: Path, env: dict[str, str] | None = None) -> None:
-    """Runs `command`; raises with its output when it fails or takes too long."""
-    done = subprocess.run(
-        command,
-        cwd=cwd,
-        env={**os.environ, **(env or {})},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=LIMIT_S,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise AssertionError(f"exit status {done.returncode}\n{done.stdout}")
-
-
 def run_elixir(block: Block, folder: Path) -> None:
     script = folder / "block.exs"
     script.write_text(block.text)
-    run(["mix", "run", str(script)], ROOT)
+    output(["mix", "run", str(script)], ROOT)
 
 
 def run_python(block: Block, folder: Path) -> None:
     script = folder / "block.py"
     script.write_text(block.text)
-    run([sys.executable, "-W", "error", str(script)], folder)
+    output([sys.executable, "-W", "error", str(script)], folder)
 
 
 def run_rust(block: Block, folder: Path) -> None:
@@ -90,7 +73,7 @@ def run_rust(block: Block, folder: Path) -> None:
     if "fn main" not in text:
         text = f"fn main() -> Result<(), Box<dyn std::error::Error>> {{\n{text}\nOk(())\n}}\n"
     (folder / "src" / "main.rs").write_text(text)
-    run(["cargo", "run", "--quiet"], folder, {"CARGO_TARGET_DIR": str(ROOT / "target")})
+    output(["cargo", "run", "--quiet"], folder, {"CARGO_TARGET_DIR": str(ROOT / "target")})
 
 
 RUNNERS: dict[str, Callable[[Block, Path], None]] = {
@@ -143,28 +126,13 @@ def main(path: Path) -> int:
         )
         return 1
 
-    checks: list[tuple[str, Callable[[], None]]] = [
-        ("links", lambda: check_links(markdown, path.resolve().parent)),
-        ("make targets", lambda: check_targets(markdown)),
-    ]
-    runnable = [block for block in found if block.language in RUNNERS]
-    checks += [(str(block), lambda block=block: check_block(block)) for block in runnable]
-
-    passed = 0
-    for name, check in checks:
-        try:
-            check()
-        except (AssertionError, subprocess.TimeoutExpired) as error:
-            print(f"FAILED: {path.name}: {name}: {error}")
-        else:
-            passed += 1
-            print(f"ok: {path.name}: {name}")
-    print(
-        f"{passed} passed, {len(checks) - passed} failed"
-        if passed < len(checks)
-        else f"{passed} passed"
-    )
-    return 0 if passed == len(checks) else 1
+    checks = Checks()
+    checks.check(f"{path.name}: links", lambda: check_links(markdown, path.resolve().parent))
+    checks.check(f"{path.name}: make targets", lambda: check_targets(markdown))
+    for block in found:
+        if block.language in RUNNERS:
+            checks.check(f"{path.name}: {block}", lambda block=block: check_block(block))
+    return checks.end()
 
 
 if __name__ == "__main__":

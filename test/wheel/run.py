@@ -12,11 +12,9 @@ from __future__ import annotations
 import email.message
 import email.parser
 import os
-import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,10 +22,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "native/python"
 SHM = Path("/dev/shm")
-LIMIT_S = 600
 
-sys.path.insert(0, str(PACKAGE / "tests"))
+sys.path[:0] = [str(ROOT / "test"), str(PACKAGE / "tests")]
 import readme_examples  # noqa: E402
+from checks import Checks, output  # noqa: E402
 
 WITHOUT_EXTRAS = """
 import numpy, snakepit_shm
@@ -41,23 +39,6 @@ with snakepit_shm.create("it", 4096) as writer, snakepit_shm.attach("it") as rea
     else:
         raise AssertionError("pyarrow is here")
 """
-
-
-def output(command: list[str], env: dict[str, str] | None = None, cwd: Path = ROOT) -> str:
-    """What a command prints; raises AssertionError with it when the command fails."""
-    done = subprocess.run(
-        command,
-        cwd=cwd,
-        env={**os.environ, **(env or {})},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=LIMIT_S,
-        check=False,
-    )
-    assert done.returncode == 0, f"exit status {done.returncode} of {command}\n{done.stdout}"
-    return done.stdout
 
 
 @dataclass(frozen=True)
@@ -81,7 +62,7 @@ class Wheel:
             "--out",
             str(folder),
         ]
-        output([sys.executable, "-m", "maturin", *build])
+        output([sys.executable, "-m", "maturin", *build], ROOT)
         (path,) = folder.glob("*.whl")
         with zipfile.ZipFile(path) as archive:
             files = archive.namelist()
@@ -136,19 +117,19 @@ class Clean:
     @classmethod
     def make(cls, wheel: Wheel, folder: Path, shm: Path) -> Clean:
         """Make it, with the version of numpy that is tested elsewhere too."""
-        output([sys.executable, "-m", "venv", str(folder / "venv")])
+        output([sys.executable, "-m", "venv", str(folder / "venv")], ROOT)
         python = str(folder / "venv/bin/python")
         constraints = folder / "constraints.txt"
         constraints.write_text(f"numpy=={version('numpy')}\n")
         pip = ["install", "--quiet", "--only-binary", ":all:", "--constraint", str(constraints)]
-        output([python, "-m", "pip", *pip, str(wheel.path)])
+        output([python, "-m", "pip", *pip, str(wheel.path)], ROOT)
         work = folder / "work"
         work.mkdir()
         return cls(python, work, shm)
 
     def run(self, script: str) -> str:
         """Run a script here, isolated from the sources; warnings are errors."""
-        return output([self.python, "-I", "-W", "error", "-c", script], self.env, self.folder)
+        return output([self.python, "-I", "-W", "error", "-c", script], self.folder, self.env)
 
 
 def check_environment(clean: Clean) -> None:
@@ -169,7 +150,7 @@ def check_types(clean: Clean) -> None:
         "reveal_type(reader.read())\n"
     )
     flags = ["--python-executable", clean.python, "--config-file", os.devnull, "--no-incremental"]
-    said = output([sys.executable, "-m", "mypy", *flags, str(user)], cwd=clean.folder)
+    said = output([sys.executable, "-m", "mypy", *flags, str(user)], clean.folder)
     assert '"int"' in said, said
     assert '"bytes"' in said, said
 
@@ -184,19 +165,8 @@ def check_nothing_left(clean: Clean) -> None:
 
 
 def main() -> int:
-    passed = failed = 0
-
-    def check(name: str, call: Callable[[], object]) -> None:
-        nonlocal passed, failed
-        try:
-            call()
-        except (AssertionError, subprocess.TimeoutExpired) as error:
-            failed += 1
-            print(f"FAILED: {name}: {error}", flush=True)
-        else:
-            passed += 1
-            print(f"ok: {name}", flush=True)
-
+    checks = Checks()
+    check = checks.check
     with (
         tempfile.TemporaryDirectory(prefix="snakepit-wheel-") as temporary,
         tempfile.TemporaryDirectory(prefix="snakepit-wheel-", dir=SHM) as shm,
@@ -216,8 +186,7 @@ def main() -> int:
                 name = f"example {readme_examples.title(group)}"
                 check(name, lambda group=group: check_example(clean, group))
         check("nothing left", lambda: check_nothing_left(clean))
-    print(f"{passed} passed, {failed} failed" if failed else f"{passed} passed")
-    return 1 if failed else 0
+    return checks.end()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ use snakepit_shm_bench::{Result, hop, pin};
 use crate::child::{Load, Order, Other};
 use crate::part::Part;
 use crate::port::Kind;
-use crate::two_processes::{Met, Side, able, open, report, turn};
+use crate::two_processes::{Met, Side, able, open, report, rounds};
 
 const SIZES: [usize; 4] = [64, 4 << 10, 64 << 10, 1 << 20];
 /// Nanoseconds of a hop: below it is near, from it on far. What was seen on such machines is far from it.
@@ -32,7 +32,7 @@ impl Kept {
         Ok(Self {
             word,
             words,
-            met: sides.iter().map(|_| Met::new()).collect::<Result<_>>()?,
+            met: Met::of_each(sides)?,
             hops: Vec::new(),
         })
     }
@@ -63,7 +63,7 @@ pub fn run(quick: bool, part: &mut Part) -> Result<()> {
 fn both(
     kinds: &[Kind],
     size: usize,
-    rounds: usize,
+    enough: usize,
     patience: Duration,
     (writer_cpu, reader_cpu): (usize, usize),
     part: &mut Part,
@@ -78,20 +78,14 @@ fn both(
     ];
     let end = Instant::now() + patience;
     let mut before = hop::probe(writer_cpu, reader_cpu)?;
-    while kept.iter().any(|kept| kept.hops.len() < rounds) && Instant::now() < end {
-        let mut met = sides
-            .iter()
-            .map(|_| Met::new())
-            .collect::<Result<Vec<_>>>()?;
+    while kept.iter().any(|kept| kept.hops.len() < enough) && Instant::now() < end {
         // There is enough of this kind: wait for the other one, without wearing the machine out.
-        if kept[usize::from(before >= FAR)].hops.len() >= rounds {
+        if kept[usize::from(before >= FAR)].hops.len() >= enough {
             std::thread::sleep(HALF);
             before = hop::probe(writer_cpu, reader_cpu)?;
             continue;
         }
-        for (side, met) in sides.iter_mut().zip(&mut met) {
-            turn(side, met, Load::FlatOut, HALF, &mut other)?;
-        }
+        let met = rounds(1, &mut sides, Load::FlatOut, HALF, &mut other)?;
         let after = hop::probe(writer_cpu, reader_cpu)?;
         // It flipped on the way: of no kind.
         if (before >= FAR) == (after >= FAR) {

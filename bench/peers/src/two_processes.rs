@@ -101,7 +101,12 @@ pub struct Met {
 }
 
 impl Met {
-    pub fn new() -> Result<Self> {
+    /// Of each side, nothing yet.
+    pub fn of_each(sides: &[Side]) -> Result<Vec<Self>> {
+        sides.iter().map(|_| Self::new()).collect()
+    }
+
+    fn new() -> Result<Self> {
         Ok(Self {
             rates: Vec::new(),
             fresh: Vec::new(),
@@ -193,15 +198,7 @@ fn together(
             continue;
         }
         let hop_ns = hop::probe(writer_cpu, reader_cpu)?;
-        let mut met = sides
-            .iter()
-            .map(|_| Met::new())
-            .collect::<Result<Vec<_>>>()?;
-        for _ in 0..plan.rounds {
-            for (side, met) in sides.iter_mut().zip(&mut met) {
-                turn(side, met, load, plan.half, &mut other)?;
-            }
-        }
+        let met = rounds(plan.rounds, &mut sides, load, plan.half, &mut other)?;
         report(&sides, &met, size, (word, words), hop_ns, part);
     }
     drop(sides);
@@ -209,8 +206,25 @@ fn together(
     other.end()
 }
 
+/// Rounds in which the sides take turns; what each met.
+pub fn rounds(
+    rounds: usize,
+    sides: &mut [Side],
+    load: Load,
+    half: Duration,
+    other: &mut Other,
+) -> Result<Vec<Met>> {
+    let mut met = Met::of_each(sides)?;
+    for _ in 0..rounds {
+        for (side, met) in sides.iter_mut().zip(&mut met) {
+            turn(side, met, load, half, other)?;
+        }
+    }
+    Ok(met)
+}
+
 /// One side's turn: reads that are counted, then reads that are looked at.
-pub fn turn(
+fn turn(
     side: &mut Side,
     met: &mut Met,
     load: Load,

@@ -3,15 +3,12 @@
 mod support;
 
 use nix::sys::resource::{UsageWho, getrusage};
-use snakepit_shm::{
-    CleanupOptions, Pool, PoolOptions, Reserve, SegmentOptions, SegmentWriter, ShmError, Strategy,
-    Zero,
-};
+use snakepit_shm::{CleanupOptions, Pool, PoolOptions, Reserve, ShmError, Strategy, Zero};
 use std::fs::OpenOptions;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::time::Duration;
-use support::{Peer, Shm, counter_of, eventually, hear, options, pattern, play, say};
+use support::{Peer, Shm, counter_of, eventually, fill, hear, once, options, pattern, play, say};
 
 const ENTRY: &str = "peer_process";
 const LARGE: usize = 16 << 20;
@@ -37,24 +34,9 @@ fn pool_options(dir: &Path) -> PoolOptions {
     PoolOptions::new("test", dir)
 }
 
-fn once(dir: &Path, name: &str, size: usize) -> SegmentOptions {
-    options(dir, name).size(size).slots(1)
-}
-
-fn fill(pool: &Pool, options: &SegmentOptions, byte: u8) -> SegmentWriter {
-    let mut writer = pool.create(options).unwrap();
-    writer.write(&vec![byte; writer.capacity()]).unwrap();
-    writer
-}
-
 fn faults() -> i64 {
     let usage = getrusage(UsageWho::RUSAGE_THREAD).unwrap();
     usage.minor_page_faults()
-}
-
-fn pool_files(shm: &Shm) -> Vec<String> {
-    let files = shm.files().into_iter();
-    files.filter(|f| f.starts_with("test.pool.")).collect()
 }
 
 #[test]
@@ -66,7 +48,7 @@ fn the_next_segment_finds_its_pages_there() {
     let (generation, old) = (first.generation(), first.incarnation().to_owned());
     assert!(pool.retire(first).unwrap());
     assert_eq!(pool.stats().idle, 1);
-    assert_eq!(pool_files(&shm).len(), 1);
+    assert_eq!(shm.pool_files().len(), 1);
 
     let value = vec![2; LARGE];
     let before = faults();
@@ -224,13 +206,13 @@ fn limits_are_kept_and_what_is_too_old_goes() {
     pool.configure(three.max_idle(1));
     let small = fill(&pool, &once(shm.path(), "small", 4096), 1);
     assert!(pool.retire(small).unwrap());
-    assert_eq!((pool.stats().idle, pool_files(&shm).len()), (1, 1));
+    assert_eq!((pool.stats().idle, shm.pool_files().len()), (1, 1));
 
     pool.configure(pool_options(shm.path()).idle_timeout(Duration::from_millis(50)));
     let last = fill(&pool, &once(shm.path(), "last", 4096), 1);
     pool.retire(last).unwrap();
     eventually("idle memory is removed by itself", || {
-        pool_files(&shm).is_empty()
+        shm.pool_files().is_empty()
     });
     assert_eq!(pool.stats().idle, 0);
 
@@ -250,7 +232,7 @@ fn the_last_clone_removes_what_is_kept() {
     let pool = pool(&shm);
     let writer = fill(&pool, &once(shm.path(), "x", 4096), 1);
     pool.clone().retire(writer).unwrap();
-    assert_eq!(pool_files(&shm).len(), 1);
+    assert_eq!(shm.pool_files().len(), 1);
     drop(pool);
     assert_eq!(shm.files(), Vec::<String>::new());
 }
@@ -366,7 +348,7 @@ fn files_that_were_cut_scribbled_or_removed_meanwhile() {
     let retired = |n: u8| {
         let writer = fill(&pool, &once(shm.path(), "x", size), n);
         assert!(pool.retire(writer).unwrap());
-        shm.path().join(pool_files(&shm).remove(0))
+        shm.path().join(shm.pool_files().remove(0))
     };
     // Removed: the next one gets new memory.
     std::fs::remove_file(retired(1)).unwrap();
@@ -386,7 +368,7 @@ fn files_that_were_cut_scribbled_or_removed_meanwhile() {
     assert!(pool.retire(whole).unwrap());
     // Scribbled all over: it is made anew from its writer's own knowledge, but for the reader table, which
     // then belongs to nobody who lives.
-    let path = shm.path().join(pool_files(&shm).remove(0));
+    let path = shm.path().join(shm.pool_files().remove(0));
     let file = OpenOptions::new().write(true).open(path).unwrap();
     file.write_all_at(&vec![0xEE; 3 * 4096], 0).unwrap();
     let options = once(shm.path(), "x", size);
@@ -404,7 +386,7 @@ fn the_pool_of_a_dead_process_is_removed() {
     let shm = Shm::new();
     let mut peer = Peer::start(ENTRY, "keeper", &shm);
     peer.expect("kept");
-    assert_eq!(pool_files(&shm).len(), 2);
+    assert_eq!(shm.pool_files().len(), 2);
     let report = CleanupOptions::new("test", shm.path()).run().unwrap();
     assert!(report.removed.is_empty(), "it lives: {report:?}");
     peer.kill();
@@ -419,10 +401,10 @@ fn the_pool_of_a_dead_process_is_removed() {
         2,
         "{dry:?}"
     );
-    assert_eq!(pool_files(&shm).len(), 2);
+    assert_eq!(shm.pool_files().len(), 2);
     // Whoever comes next cleans up, without being asked.
     let next = options(shm.path(), "next").create().unwrap();
-    assert_eq!(pool_files(&shm), Vec::<String>::new());
+    assert_eq!(shm.pool_files(), Vec::<String>::new());
     next.close().unwrap();
     shm.options("live").remove().unwrap();
 }

@@ -2,9 +2,9 @@
 
 mod support;
 
-use snakepit_shm::{Pool, PoolOptions, SegmentOptions, SegmentWriter};
+use snakepit_shm::{Pool, PoolOptions};
 use std::path::Path;
-use support::{Peer, Shm, eventually, hear, options, play, say};
+use support::{Peer, Shm, eventually, fill, hear, once, options, play, say};
 
 const ENTRY: &str = "peer_process";
 
@@ -16,21 +16,6 @@ fn peer_process() {
 
 fn pool(dir: &Path) -> Pool {
     PoolOptions::new("test", dir).open().unwrap()
-}
-
-fn once(dir: &Path, name: &str, size: usize) -> SegmentOptions {
-    options(dir, name).size(size).slots(1)
-}
-
-fn fill(pool: &Pool, options: &SegmentOptions, byte: u8) -> SegmentWriter {
-    let mut writer = pool.create(options).unwrap();
-    writer.write(&vec![byte; writer.capacity()]).unwrap();
-    writer
-}
-
-fn pool_files(shm: &Shm) -> Vec<String> {
-    let files = shm.files().into_iter();
-    files.filter(|f| f.starts_with("test.pool.")).collect()
 }
 
 /// A writer that views its own sealed value hands the segment over; the heir keeps the memory.
@@ -61,7 +46,7 @@ fn an_occasion_finds_the_pool_of_the_dead() {
     let mine = options(shm.path(), "mine").create().unwrap();
     let mut peer = Peer::start(ENTRY, "keeper", &shm);
     peer.expect("kept");
-    assert_eq!(pool_files(&shm).len(), 2);
+    assert_eq!(shm.pool_files().len(), 2);
     peer.kill();
     eventually("it is removed", || {
         options(shm.path(), "next")
@@ -69,7 +54,7 @@ fn an_occasion_finds_the_pool_of_the_dead() {
             .unwrap()
             .close()
             .unwrap();
-        pool_files(&shm).is_empty()
+        shm.pool_files().is_empty()
     });
     mine.close().unwrap();
 }
@@ -170,7 +155,7 @@ fn the_heirs_file_is_as_long_as_it_counts() {
         .attach_writer()
         .unwrap();
     assert!(pool.retire(heir).unwrap());
-    let file = shm.path().join(pool_files(&shm).remove(0));
+    let file = shm.path().join(shm.pool_files().remove(0));
     let len = std::fs::metadata(file).unwrap().len();
     let counted = pool.stats().idle_bytes;
     drop(pool);

@@ -3,14 +3,14 @@
 mod support;
 
 use snakepit_shm::{
-    CleanupOptions, Descriptor, LifecycleManager, Reaper, ReaperOptions, SegmentDiscovery,
-    ShmError, ShmLifecycleManager, join,
+    CleanupOptions, Descriptor, LifecycleManager, PoolOptions, Reaper, ReaperOptions,
+    SegmentDiscovery, ShmError, ShmLifecycleManager, join,
 };
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 use support::{Peer, Shm, eventually, hear, play, say};
 
@@ -236,6 +236,51 @@ fn a_listener_that_panics_does_not_end_the_reaper() {
         eventually("told", || calls.load(Ordering::SeqCst) > before);
     }
     drop(reaper);
+}
+
+/// A view that goes has the background look whether the segment can go, too: it found one that was being removed, and the
+/// remover found nothing.
+#[test]
+fn what_the_background_looks_at_can_be_removed() {
+    let shm = Shm::new();
+    let pool = PoolOptions::new("test", shm.path()).open().unwrap();
+    for _ in 0..2000 {
+        let mut writer = shm.options("x").slots(1).create().unwrap();
+        writer.write(b"given").unwrap();
+        writer.seal().unwrap();
+        let handle = writer.handle().unwrap();
+        writer.give_away(Duration::from_secs(60)).unwrap();
+        drop(handle.open(shm.path()).unwrap());
+        pool.remove(&handle).unwrap();
+    }
+}
+
+/// Several times the segment was claimed by one who had seen it free, and unsealed, before another filled, sealed and gave it away.
+#[test]
+fn what_was_filled_and_given_away_is_nobody_elses_to_fill() {
+    let shm = Shm::new();
+    for _ in 0..300 {
+        shm.options("x").create().unwrap().release().unwrap();
+        let start = Barrier::new(4);
+        let fill = || {
+            start.wait();
+            let mut writer = match shm.options("x").attach_writer() {
+                Ok(writer) => writer,
+                Err(ShmError::SegmentBusy { .. } | ShmError::Sealed { .. }) => return 0,
+                Err(other) => panic!("{other}"),
+            };
+            writer.write(b"filled").unwrap();
+            writer.seal().unwrap();
+            writer.give_away(Duration::from_secs(60)).unwrap();
+            1
+        };
+        let filled: u32 = std::thread::scope(|threads| {
+            let threads: Vec<_> = (0..4).map(|_| threads.spawn(fill)).collect();
+            threads.into_iter().map(|t| t.join().unwrap()).sum()
+        });
+        assert_eq!(filled, 1);
+        shm.options("x").adopt().unwrap().remove().unwrap();
+    }
 }
 
 #[test]

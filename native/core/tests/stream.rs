@@ -120,3 +120,47 @@ fn a_reader_that_falls_behind_is_told_how_many_it_missed() {
     reader.close().unwrap();
     shm.options("stream").remove().unwrap();
 }
+
+/// Threads that draw on one reader: each value comes to one of them, and none is counted as missed that another has.
+#[test]
+fn threads_that_draw_on_one_reader_share_the_values_out() {
+    const MANY: u64 = 20_000;
+    let shm = Shm::new();
+    let mut writer = shm.options("stream").slots(64).create().unwrap();
+    let reader = shm.options("stream").attach_reader().unwrap();
+    let draw = || {
+        let (mut drawn, mut missed) = (Vec::new(), 0);
+        let mut buffer = vec![0; 4096];
+        while drawn.last() != Some(&(MANY - 1)) {
+            match reader.read_next_into(&mut buffer) {
+                Ok(Some((info, skipped))) => {
+                    drawn.push(counter_of(&buffer[..info.len]).expect("torn"));
+                    missed += skipped;
+                }
+                Ok(None) if reader.last_version() == 2 * MANY => break,
+                Ok(None) | Err(ShmError::VersionConflict { .. }) => std::thread::yield_now(),
+                Err(other) => panic!("{other}"),
+            }
+        }
+        (drawn, missed)
+    };
+    let (mut drawn, mut missed) = (Vec::new(), 0);
+    std::thread::scope(|threads| {
+        let drawing: Vec<_> = (0..3).map(|_| threads.spawn(draw)).collect();
+        let mut value = vec![0; 256];
+        for counter in 0..MANY {
+            pattern(counter, &mut value);
+            writer.write(&value).unwrap();
+        }
+        for thread in drawing {
+            let (its, skipped) = thread.join().unwrap();
+            drawn.extend(its);
+            missed += skipped;
+        }
+    });
+    drawn.sort_unstable();
+    assert!(drawn.windows(2).all(|pair| pair[0] < pair[1]), "twice");
+    assert_eq!(drawn.len() as u64 + missed, MANY);
+    reader.close().unwrap();
+    writer.close().unwrap();
+}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -12,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,17 @@ from snakepit_shm import _snakepit_member
 
 PATIENCE = 60.0
 """Seconds after which a condition that must come true counts as never coming true."""
+
+# The development environment has no torch (its wheel has 500 MB): `make test-torch` has Debian's.
+collect_ignore = [] if find_spec("torch") else ["test_torch.py"]
+
+FEW_FAULTS = 256
+"""Page faults of a few imports and objects; a copy has thousands."""
+
+
+def faults() -> int:
+    """The page faults of this thread so far."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
 
 
 def until(condition: Callable[[], Any], what: str = "condition", patience: float = PATIENCE) -> Any:
@@ -91,11 +105,13 @@ class Place:
             "SNAKEPIT_SHM_DIR": str(self.dir),
         }
 
-    def start(self, script: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+    def start(
+        self, script: str, *arguments: str, python: str = sys.executable, **options: Any
+    ) -> subprocess.Popen[str]:
         """Start another Python process; warnings are errors there too."""
         return subprocess.Popen(
             [
-                sys.executable,
+                python,
                 "-W",
                 "error",
                 "-X",
@@ -119,6 +135,13 @@ class Place:
         assert process.returncode == 0, f"exit {process.returncode}\n{out}\n{err}"
         assert err == ""
         return out
+
+
+def place_of(place: Place, handle: dict[str, Any]) -> range:
+    """The addresses of what a handle names, in the mapping that this process has."""
+    view, _ = snakepit_shm._native.open_handle(json.dumps(handle), place.dir)
+    start, length = view.place
+    return range(start, start + length)
 
 
 @pytest.fixture

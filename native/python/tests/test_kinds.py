@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -398,6 +399,16 @@ class Tensor:
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return self.device
+
+
+def test_without_torch_it_says_what_to_install(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = place.share(np.zeros(3))
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(shm.UnsupportedError, match="pip install torch"):
+        place.resolve(handle, as_="torch")
+    place.release(handle)
 
 
 @pytest.mark.parametrize("order", ["C", "F"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import threading
@@ -12,7 +13,8 @@ from typing import Any
 import numpy as np
 
 import snakepit_shm as shm
-from conftest import Place, until
+from conftest import PATIENCE, Place, until
+from snakepit_shm import _api
 
 THREADS = 16
 TURNS = 30
@@ -174,3 +176,187 @@ def test_an_interpreter_that_ends_under_threads_and_views(place: Place) -> None:
     )
     assert place.files() == []
     place.sweep()  # its views lived to the end, so it did not leave the participants table
+
+
+def whole(value: Any) -> bool:
+    """Whether all bytes of a value are from one write."""
+    octets = np.frombuffer(value, "u1")
+    return bool((octets == octets[0]).all())
+
+
+def test_threads_use_one_writer_and_one_reader(place: Place) -> None:
+    """In every way at once; what any of them sees is from one write."""
+    size = 1 << 16
+    written: list[int] = []
+    with place.create(size=size, slots=8) as writer, place.attach() as reader:
+        writer.write(bytes(size))
+
+        def write(number: int) -> None:
+            for turn in range(TURNS):
+                octet = (number * TURNS + turn) % 256
+                # A slot is on loan to another thread meanwhile.
+                with contextlib.suppress(shm.ViewsAliveError):
+                    if turn % 3 == 0:
+                        with writer.loan(size) as array:
+                            array[:] = octet
+                        del array
+                    elif turn % 3 == 1:
+                        writer.write(np.full(size, octet, "u1"))
+                    else:
+                        writer.write(bytearray([octet]) * size)
+            written.append(number)
+
+        def read() -> int:
+            buffer, seen, looks = bytearray(size), 0, 0
+            while looks < TURNS or len(written) < THREADS // 2:
+                # Lapped by so many writers.
+                with contextlib.suppress(shm.VersionConflictError):
+                    assert whole(reader.read())
+                    assert whole(reader.numpy())
+                    assert reader.read_into(buffer) == size
+                    assert whole(buffer)
+                    assert all(whole(value) for value in shm.read_many([reader] * 2))
+                    following = reader.read_next()
+                    assert following is None or whole(following[0])
+                with reader.pin() as pin:
+                    assert whole(pin.memoryview())
+                assert reader.version >= seen
+                seen = reader.last_version
+                looks += 1
+            return looks
+
+        def work(number: int) -> int | None:
+            return write(number) if number % 2 else read()
+
+        looks = in_threads(work)
+        assert all(count >= TURNS for count in looks if count is not None)
+        assert whole(reader.read())
+    gc.collect()  # a loan's memoryview may lie in a cycle with the error of another's
+    place.sweep()
+
+
+def test_threads_open_close_list_and_seal(place: Place) -> None:
+    """Each its own segments, all of them one more, and everybody everybody's names."""
+    with place.create("common") as common:
+        common.write(b"common")
+
+        def work(number: int) -> None:
+            for turn in range(TURNS):
+                name = f"of-{number}-{turn % 2}"
+                with place.create(name) as writer, place.attach(name) as reader:
+                    writer.write(b"%d" % turn)
+                    assert reader.read() == b"%d" % turn
+                    with place.attach("common") as other:
+                        assert other.read() == b"common"
+                    writer.seal()
+                    value = place.resolve(writer.handle())
+                    assert bytes(value) == b"%d" % turn
+                    del value
+                if turn % 10 == 0:
+                    listed = {info.name for info in shm.list_segments(**place.where)}
+                    assert "common" in listed
+                    assert name not in listed
+
+        in_threads(work)
+    assert place.files() == []
+
+
+def test_threads_borrow_one_region(place: Place) -> None:
+    """One of them fills it in; the others hear that it is busy, or filled."""
+    for turn in range(TURNS):
+        with place.create("lent", 1 << 16, slots=1) as owner:
+            token = owner._incarnation
+            owner.release()
+        loan = {
+            "__snakepit_shm_loan__": 1,
+            "name": "lent",
+            "namespace": place.namespace,
+            "size": 1 << 16,
+            "token": token,
+        }
+
+        def work(number: int, loan: Any = loan) -> Any:
+            borrowed = shm.borrow(loan, shape=(100,), dtype="i8", dir=place.dir)
+            try:
+                with borrowed as array:
+                    array[:] = number
+            except (shm.SegmentBusyError, shm.SealedError):
+                return None
+            return number, borrowed.handle
+
+        (done,) = [result for result in in_threads(work) if result is not None]
+        number, handle = done
+        assert (place.resolve(handle) == number).all(), turn
+        place.release(handle)
+    assert place.files() == []
+
+
+def test_threads_draw_on_one_iterator_of_values(place: Place) -> None:
+    """Each value comes to one of them, whole; all of them end with the segment."""
+    values = THREADS * TURNS
+    with place.create(slots=64) as writer, place.attach() as reader:
+        each = reader.values(timeout=PATIENCE)
+
+        def work(number: int) -> list[bytes]:
+            if number == 0:
+                for value in range(values):
+                    writer.write(b"%05d" % value * 100)
+                writer.seal()
+                return []
+            # One that another thread took in the meantime is waited for again.
+            return list(each)
+
+        drawn = [value for thread in in_threads(work) for value in thread]
+    assert all(value == value[:5] * 100 for value in drawn)
+    assert len({*drawn}) == len(drawn) <= values
+    assert max(drawn)[:5] == b"%05d" % (values - 1)
+
+
+def test_what_is_open_can_be_listed_while_threads_open_and_close(place: Place) -> None:
+    """As it is at exit, when threads that nobody waits for still run."""
+    with place.create("common") as writer, contextlib.ExitStack() as kept:
+        mine = [kept.enter_context(place.attach("common")) for _ in range(100)]
+        listed = threading.Event()
+
+        def work(number: int) -> None:
+            while number and not listed.is_set():
+                place.attach("common").close()
+            if not number:
+                try:
+                    for _ in range(500):
+                        found = _api._still_open()
+                        assert {*map(id, mine), id(writer)} <= {*map(id, found)}
+                        assert found.index(writer) >= len(mine)
+                finally:
+                    listed.set()
+
+        in_threads(work)
+
+
+def test_an_interpreter_that_ends_while_threads_open_and_share(place: Place) -> None:
+    place.run(
+        """
+        import threading, numpy, snakepit_shm as shm
+        common = shm.create("common", 4096)
+        kept = [shm.attach("common") for _ in range(300)]  # what is closed at the end takes a while
+        started = threading.Barrier(5)
+        def churn(number):
+            started.wait()
+            try:
+                while True:
+                    name = f"of-{number}"
+                    with shm.create(name, 4096) as writer, shm.attach(name) as reader:
+                        writer.write(b"x")
+                        reader.read()
+                    handle = shm.share(numpy.arange(100))
+                    shm.resolve(handle)
+                    shm.release(handle)
+            except shm.ShmError:
+                pass  # closed at the interpreter's end
+        for number in range(4):
+            threading.Thread(target=churn, args=(number,), daemon=True).start()
+        started.wait()
+        """
+    )
+    place.sweep()  # what was begun after the interpreter had closed everything
+    assert place.files() == []

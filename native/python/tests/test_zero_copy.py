@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 from collections.abc import Callable
 from typing import Any
 
@@ -14,24 +13,10 @@ import pyarrow as pa
 import pytest
 
 import snakepit_shm as shm
-from conftest import Place
+from conftest import FEW_FAULTS, Place, faults, place_of
 
 ITEMS = 1 << 22
 """32 MiB of doubles: 8,192 pages."""
-
-FEW = 256
-"""Faults of a few imports and objects; a copy has thousands."""
-
-
-def faults() -> int:
-    return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
-
-
-def place_of(place: Place, handle: dict[str, Any]) -> range:
-    """The addresses of what a handle names, in the mapping that this process has."""
-    view, _ = shm._native.open_handle(json.dumps(handle), place.dir)
-    start, length = view.place
-    return range(start, start + length)
 
 
 def numbers() -> Any:
@@ -94,7 +79,7 @@ def test_what_is_resolved_lies_in_the_segment(place: Place, kind: str) -> None:
     where = place_of(place, handle)
     before, stats = faults(), shm.copy_stats()
     got = place.resolve(handle, as_=form, copy=False)
-    assert faults() - before < FEW, "nothing was read and nothing written"
+    assert faults() - before < FEW_FAULTS, "nothing was read and nothing written"
     assert shm.copy_stats().resolved_in_place == stats.resolved_in_place + 1
     found = addresses(got)
     assert found
@@ -119,7 +104,7 @@ def test_reading_a_recycled_mapping_faults_nothing(place: Place) -> None:
         del got
         place.release(handle)
         if turn:
-            assert faulted < FEW, "of 8192 pages"
+            assert faulted < FEW_FAULTS, "of 8192 pages"
 
 
 def test_another_process_resolves_without_a_fault_a_page(place: Place) -> None:
@@ -137,7 +122,7 @@ def test_another_process_resolves_without_a_fault_a_page(place: Place) -> None:
     )
     faulted, nbytes = map(int, out.split())
     assert nbytes == ITEMS * 8
-    assert faulted < FEW
+    assert faulted < FEW_FAULTS
     place.release(handle)
 
 

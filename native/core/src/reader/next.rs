@@ -5,6 +5,7 @@ use crate::error::{Result, ShmError};
 use crate::layout::flags;
 use crate::seqlock;
 use crate::value::ReadInfo;
+use std::sync::atomic::Ordering;
 
 /// A value of the stream.
 #[derive(Debug, Clone, Copy)]
@@ -66,16 +67,38 @@ impl SegmentReader {
         }))
     }
 
-    /// [`Self::read_next`] into `buffer`, allocating nothing: what it is, and how many were missed.
+    /// [`Self::read_next`] into `buffer`, allocating nothing: what it is, and how many were missed. Of threads that
+    /// share a reader and call nothing else of it that reads, each value comes to one.
     ///
     /// # Errors
     ///
     /// Those of [`Self::read_next`], and [`ShmError::OutOfBounds`] with the length needed in `len` when
     /// the buffer is too short; the value then is still the next.
     pub fn read_next_into(&self, buffer: &mut [u8]) -> Result<Option<(ReadInfo, u64)>> {
+        loop {
+            let seen = self.last_version();
+            let Some(info) = self.copy_next(seen, buffer)? else {
+                return Ok(None);
+            };
+            // Of threads that draw on one reader, one has it; the others go on with what comes after. Relaxed: it
+            // orders nothing else, and failing means that another one went on.
+            let drawn = self.seen.compare_exchange(
+                seen,
+                info.version,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            );
+            if drawn.is_ok() {
+                // Newer than what was seen, so at least 2 more.
+                return Ok(Some((info, (info.version - seen) / 2 - 1)));
+            }
+        }
+    }
+
+    /// Copies the value after version `seen`.
+    fn copy_next(&self, seen: u64, buffer: &mut [u8]) -> Result<Option<ReadInfo>> {
         let mapping = self.mapping();
         let (capacity, room) = (mapping.geometry().capacity, buffer.len());
-        let seen = self.last_version();
         let copied = seqlock::read_next(mapping, seen, self.limits(), |started| {
             let info = ReadInfo::load(mapping, started.slot, started.version);
             if !info.is_possible(capacity) {
@@ -96,9 +119,7 @@ impl SegmentReader {
                 if mapping.geometry().has(flags::CRC32C) {
                     self.check_crc(&info, crc32c::crc32c(&buffer[..info.len]))?;
                 }
-                // Newer than what was seen, so at least 2 more.
-                let missed = (info.version - seen) / 2 - 1;
-                Ok(Some((self.note(info), missed)))
+                Ok(Some(info))
             }
             Ok(Some((_, other))) => Err(self.no_fit(&other)),
             Err(why) => Err(self.no_value(why)),

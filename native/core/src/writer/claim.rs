@@ -127,6 +127,12 @@ pub(super) fn claim(segment: &Segment, what: For) -> Result<()> {
         return Err(busy());
     }
     let _lock = participant.lock_namespace()?;
+    // Once more: whoever claims has the lock, so it is nobody's now or remains its owner's, and the state that is
+    // looked at below is not from before somebody claimed, sealed and released it.
+    let held = mapping.writer_key().load(Ordering::Acquire);
+    if held != 0 && participant.is_alive(held) {
+        return Err(busy());
+    }
     let lent = reclaim::is_lent(mapping, participant);
     if lent && what == For::Keeping {
         let lender = participant.describe(mapping.lender_now());
@@ -254,8 +260,10 @@ impl SegmentWriter {
     ///
     /// [`ShmError::NotFound`] when it was removed already, and those of [`Self::close`].
     pub fn remove(mut self) -> Result<()> {
+        // Under the claim: what it has been given back of, others may remove first.
+        let removed = remove(&self.segment);
         self.give_back(true);
-        remove(&self.segment)
+        removed
     }
 
     /// Takes the segment out of its name and keeps its memory, if it is `wanted` here or expected elsewhere and is
@@ -281,8 +289,9 @@ impl SegmentWriter {
             Ok(segment) => Retired::of(segment, wanted),
             // Somebody in this process came to look at it in this moment, a pool that made it for one.
             Err(shared) => {
+                let removed = remove(&shared);
                 shared.give_claim_back(true);
-                remove(&shared)?;
+                removed?;
                 Ok(Ended::Removed)
             }
         }

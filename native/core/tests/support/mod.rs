@@ -2,7 +2,7 @@
 
 #![allow(dead_code)] // each test file uses a part
 
-use snakepit_shm::SegmentOptions;
+use snakepit_shm::{Pool, SegmentOptions, SegmentWriter};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -41,6 +41,12 @@ impl Shm {
     pub fn segment_files(&self) -> Vec<String> {
         let of_segment = |f: &String| !f.ends_with(".meta") && !f.ends_with(".participants");
         self.files().into_iter().filter(of_segment).collect()
+    }
+
+    /// Files that pools keep.
+    pub fn pool_files(&self) -> Vec<String> {
+        let of_pool = |f: &String| f.starts_with("test.pool.");
+        self.files().into_iter().filter(of_pool).collect()
     }
 
     /// The segment's own file.
@@ -84,6 +90,18 @@ impl Drop for Shm {
 /// A segment of the tests' namespace in a directory.
 pub fn options(dir: &Path, name: &str) -> SegmentOptions {
     SegmentOptions::new(name).namespace("test").dir(dir)
+}
+
+/// One that is written once, as what is shared is.
+pub fn once(dir: &Path, name: &str, size: usize) -> SegmentOptions {
+    options(dir, name).size(size).slots(1)
+}
+
+/// A segment of a pool, full of one byte.
+pub fn fill(pool: &Pool, options: &SegmentOptions, byte: u8) -> SegmentWriter {
+    let mut writer = pool.create(options).unwrap();
+    writer.write(&vec![byte; writer.capacity()]).unwrap();
+    writer
 }
 
 /// Waits for a condition, generously.

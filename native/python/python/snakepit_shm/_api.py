@@ -21,8 +21,8 @@ from ._types import Capabilities, CleanupItem, CleanupReport, SegmentInfo
 _Open = TypeVar("_Open", Reader, Writer)
 
 # What is open, to be closed when the interpreter ends: nothing is left behind then.
-_readers: weakref.WeakSet[Reader] = weakref.WeakSet()
-_writers: weakref.WeakSet[Writer] = weakref.WeakSet()
+_opened: dict[int, weakref.ref[Reader | Writer]] = {}
+"""By id, until they die. No WeakSet: those cannot be listed while other threads open and drop."""
 _opening: set[int] = set()
 """Threads that are about to open something."""
 _ending = False
@@ -298,10 +298,9 @@ def _open(make: Callable[..., _Open], *arguments: Any) -> _Open:
     _opening.add(thread)
     try:
         opened = make(*arguments)
-        if isinstance(opened, Reader):
-            _readers.add(opened)
-        else:
-            _writers.add(opened)
+        key = id(opened)
+        # Called before the memory, and with it the id, can be another's.
+        _opened[key] = weakref.ref(opened, lambda _: _opened.pop(key, None))
     finally:
         _opening.discard(thread)
     if _ending and threading.current_thread() is not threading.main_thread():
@@ -315,6 +314,12 @@ def _open(make: Callable[..., _Open], *arguments: Any) -> _Open:
     return opened
 
 
+def _still_open() -> list[Reader | Writer]:
+    """Readers first, so that a writer that closes finds its segment unused."""
+    left = [opened for look in list(_opened.values()) if (opened := look()) is not None]
+    return sorted(left, key=lambda opened: isinstance(opened, Writer))
+
+
 def _close_all() -> None:
     """At exit: readers first, so that a writer that closes finds its segment unused.
 
@@ -326,24 +331,16 @@ def _close_all() -> None:
     patience = time.monotonic() + _PATIENCE
     while _opening - {threading.get_ident()} and time.monotonic() < patience:
         time.sleep(0.0005)
-    for opened in _all_open():
+    for opened in _still_open():
         # What cannot be closed goes with the process, and its files with the next cleanup.
         with contextlib.suppress(ShmError):
             _native.close_at_exit(opened)
     _native.drain_pools()
 
 
-def _all_open() -> list[Reader | Writer]:
-    while True:
-        # Another thread opens or closes something meanwhile.
-        with contextlib.suppress(RuntimeError):
-            return [*_readers, *_writers]
-
-
 def _forget_all() -> None:
     """In a forked child: what its parent opened is the parent's to close."""
-    _readers.clear()
-    _writers.clear()
+    _opened.clear()
     _opening.clear()
 
 

@@ -77,8 +77,10 @@ def _hub(loop: asyncio.AbstractEventLoop) -> _Hub:
         return hub
     with _lock:
         # A loop that was closed polls nothing any more, and its descriptor is to go.
-        for other in [other for other in _hubs if other.is_closed()]:
-            _hubs.pop(other, None)
+        # Not iterated over: other threads' loops die meanwhile.
+        for other in [other for look in _hubs.keyrefs() if (other := look()) is not None]:
+            if other.is_closed():
+                _hubs.pop(other, None)
         hub = _hubs[loop] = _Hub(loop)
     return hub
 
