@@ -137,8 +137,12 @@ def main() -> None:
         else:
             request = json.loads(message[1:])
             answer = json.dumps((answers | {"timed": timed})[request["op"]](request)).encode()
-        sink.write(struct.pack(">I", len(answer)))
-        sink.write(answer)
+        size = struct.pack(">I", len(answer))
+        if message[:1] == b"R":
+            sink.write(size)
+            sink.write(answer)
+        else:
+            sink.write(size + answer)  # at once, buffered or not
         sink.flush()
 
 

@@ -26,7 +26,7 @@ defmodule Bench.Peers.Worker do
         {"lent", fn -> lent(worker, value) end},
         {"given", fn -> given(worker, value) end},
         {"in-place", fn -> in_place(worker, value) end},
-        {"bare", fn -> timed(fn -> ask(worker, %{"op" => "bare"}) end) end},
+        {"bare", fn -> timed(fn -> ask(worker, %{"op" => "bare"}) end, & &1) end},
         {"pipe", fn -> pipe(worker, value) end},
         {"grpc", fn -> elsewhere(others, "grpc", size) end},
         {"pickle", fn -> elsewhere(others, "pickle", size) end}
@@ -47,14 +47,18 @@ defmodule Bench.Peers.Worker do
             {"given", "one copy each way, the result in a region of the worker's"},
             {"in-place", "filled in place on both sides"}
           ],
+          {what, until, which} <- [
+            {ours, "", :there},
+            {ours <> "-released", ", until both regions are released", :released}
+          ],
           {peer, theirs} <- [
             {"snakepit-bare-message", "bare"},
             {"worker-pipe", "pipe"},
             {"worker-grpc", "grpc"},
             {"worker-pickle", "pickle"}
           ] do
-        pairs = Enum.map(taken, &{&1[ours], &1[theirs]})
-        Figures.add(ours, "Elixir and a Python worker, #{name}", size, peer, pairs)
+        pairs = Enum.map(taken, &{&1[ours][which], &1[theirs].there})
+        Figures.add(what, "Elixir and a Python worker, #{name}#{until}", size, peer, pairs)
       end
     end
 
@@ -65,26 +69,30 @@ defmodule Bench.Peers.Worker do
   # One copy into shared memory here, one by the worker into what was lent to it. Both regions go, and their pages
   # come back with the next turn's.
   defp lent(worker, value) do
-    timed(fn ->
-      handle = SharedMemory.share!(value, dtype: :u8)
-      region = SharedMemory.allocate_region!(room(byte_size(value)), slots: 1)
-      loan = SharedMemory.lend_region!(region, dtype: :u8, shape: [byte_size(value)])
-      %{"handle" => back} = ask(worker, %{"op" => "fill", "handle" => handle, "loan" => loan})
-      check(SharedMemory.fetch!(back), value)
-      SharedMemory.deallocate_region!(handle)
-      SharedMemory.deallocate_region!(region)
-    end)
+    timed(
+      fn ->
+        handle = SharedMemory.share!(value, dtype: :u8)
+        region = SharedMemory.allocate_region!(room(byte_size(value)), slots: 1)
+        loan = SharedMemory.lend_region!(region, dtype: :u8, shape: [byte_size(value)])
+        %{"handle" => back} = ask(worker, %{"op" => "fill", "handle" => handle, "loan" => loan})
+        check(SharedMemory.fetch!(back), value)
+        [handle, region]
+      end,
+      &release/1
+    )
   end
 
-  # The worker's own region: whoever fetched it has the pages afterwards, and the worker new ones each time.
+  # The worker's own region, whose pages come home to it when that has ended.
   defp given(worker, value) do
-    timed(fn ->
-      handle = SharedMemory.share!(value, dtype: :u8)
-      %{"handle" => back} = ask(worker, %{"op" => "copy", "handle" => handle})
-      check(SharedMemory.fetch!(back), value)
-      SharedMemory.deallocate_region!(handle)
-      SharedMemory.deallocate_region!(back)
-    end)
+    timed(
+      fn ->
+        handle = SharedMemory.share!(value, dtype: :u8)
+        %{"handle" => back} = ask(worker, %{"op" => "copy", "handle" => handle})
+        check(SharedMemory.fetch!(back), value)
+        [handle, back]
+      end,
+      &release/1
+    )
   end
 
   # Both values are there before the clock starts.
@@ -92,25 +100,35 @@ defmodule Bench.Peers.Worker do
     handle = SharedMemory.share!(value, dtype: :u8)
     %{"ok" => true} = ask(worker, %{"op" => "make", "size" => byte_size(value)})
 
-    timed(fn ->
-      %{"handle" => back, "seen" => [7, 7]} = ask(worker, %{"op" => "place", "handle" => handle})
-      check(SharedMemory.fetch!(back), value)
-      SharedMemory.deallocate_region!(handle)
-      SharedMemory.deallocate_region!(back)
-    end)
+    timed(
+      fn ->
+        %{"handle" => back, "seen" => [7, 7]} =
+          ask(worker, %{"op" => "place", "handle" => handle})
+
+        check(SharedMemory.fetch!(back), value)
+        [handle, back]
+      end,
+      &release/1
+    )
   end
 
+  defp release(regions), do: Enum.each(regions, &SharedMemory.deallocate_region!/1)
+
+  # What the others took ends with the next garbage collection, off the clock.
   defp pipe(port, value) do
-    timed(fn ->
-      Port.command(port, [?R, value])
-      <<?R, back::binary>> = hear(port)
-      check(back, value)
-    end)
+    timed(
+      fn ->
+        Port.command(port, [?R, value])
+        <<?R, back::binary>> = hear(port)
+        check(back, value)
+      end,
+      & &1
+    )
   end
 
   defp elsewhere(port, way, size) do
     %{"ns" => ns} = ask(port, %{"op" => "timed", "way" => way, "size" => size})
-    ns
+    %{there: ns, released: ns}
   end
 
   # The first byte and the last: what lies there was looked at.
@@ -120,11 +138,15 @@ defmodule Bench.Peers.Worker do
     7 = :binary.last(back)
   end
 
-  defp timed(call) do
+  # Nanoseconds until the value is there and was looked at, and until what it took is released.
+  defp timed(call, release) do
     :erlang.garbage_collect()
     start = :erlang.monotonic_time(:nanosecond)
-    call.()
-    max(1, :erlang.monotonic_time(:nanosecond) - start)
+    taken = call.()
+    there = :erlang.monotonic_time(:nanosecond)
+    release.(taken)
+    released = :erlang.monotonic_time(:nanosecond)
+    %{there: max(1, there - start), released: max(1, released - start)}
   end
 
   defp open(dir) do

@@ -10,6 +10,9 @@ defmodule Demo.JSON do
   # What ends a string, or cannot be in one as it is.
   @special for char <- Enum.concat(0..0x1F, [?", ?\\]), do: <<char>>
 
+  # Up to here a text is looked at byte by byte; from here on the search is worth being set up.
+  @short 256
+
   @doc "The JSON text of maps with string or atom keys, lists, strings, numbers, booleans and `nil`, as one line."
   @spec encode(term()) :: binary()
   def encode(term), do: IO.iodata_to_binary(write(term))
@@ -47,7 +50,7 @@ defmodule Demo.JSON do
 
   # Text without anything to escape, base64 for one, is not taken apart.
   defp escape(text) do
-    if String.valid?(text) and :binary.match(text, @special) == :nomatch,
+    if String.valid?(text) and special(text) == :nomatch,
       do: text,
       else: text |> String.to_charlist() |> Enum.map(&escape_char/1)
   end
@@ -70,7 +73,21 @@ defmodule Demo.JSON do
   defp value(<<"false", rest::binary>>), do: {false, rest}
   defp value(<<"null", rest::binary>>), do: {nil, rest}
 
-  defp value(text) do
+  defp value(<<digit, rest::binary>> = text) when digit in ?1..?9 do
+    case digits(rest, digit - ?0) do
+      {_number, <<char, _::binary>>} when char in [?., ?e, ?E] -> number(text)
+      {number, rest} -> {number, rest}
+    end
+  end
+
+  defp value(text), do: number(text)
+
+  defp digits(<<digit, rest::binary>>, number) when digit in ?0..?9,
+    do: digits(rest, number * 10 + digit - ?0)
+
+  defp digits(rest, number), do: {number, rest}
+
+  defp number(text) do
     case Regex.run(~r/\A-?(?:0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?/, text) do
       nil -> fail("expected a value at: #{excerpt(text)}")
       [digits] -> {String.to_integer(digits), after_prefix(text, digits)}
@@ -93,7 +110,7 @@ defmodule Demo.JSON do
   defp object(<<?}, rest::binary>>, map) when map == %{}, do: {map, rest}
 
   defp object(<<?", rest::binary>>, map) do
-    {key, rest} = string(rest, [])
+    {key, rest} = text(rest)
 
     case skip(rest) do
       <<?:, rest::binary>> ->
@@ -127,7 +144,7 @@ defmodule Demo.JSON do
 
   # A string without an escape is a part of the text, whatever its length.
   defp text(rest) do
-    with {at, 1} <- :binary.match(rest, @special),
+    with {at, 1} <- special(rest),
          <<found::binary-size(at), ?", rest::binary>> <- rest,
          true <- String.valid?(found) do
       {found, rest}
@@ -135,6 +152,17 @@ defmodule Demo.JSON do
       _ -> string(rest, [])
     end
   end
+
+  # Where the first character is that ends a string, or cannot be in one as it is.
+  defp special(text), do: special(text, text, 0)
+
+  defp special(<<char, rest::binary>>, text, at)
+       when char >= 0x20 and char != ?" and char != ?\\ and at < @short,
+       do: special(rest, text, at + 1)
+
+  defp special("", _text, _at), do: :nomatch
+  defp special(_rest, _text, at) when at < @short, do: {at, 1}
+  defp special(_rest, text, _at), do: :binary.match(text, @special)
 
   defp string(<<?", rest::binary>>, chars),
     do: {chars |> Enum.reverse() |> IO.iodata_to_binary(), rest}

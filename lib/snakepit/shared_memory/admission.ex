@@ -179,7 +179,16 @@ defmodule Snakepit.SharedMemory.Admission do
     %{state | waiting: waiting, monitors: Map.put(state.monitors, monitor, {:waiter, id})}
   end
 
-  # Counted from now on; the files are created by a job.
+  # Counted from now on. What its caller has claimed already is there.
+  defp begin(state, %{record: record, settings: %{writer: writer}} = request) do
+    Table.put_record(%{record | state: {:creating, record.token}})
+    state = %{state | ledger: Ledger.own(state.ledger, record)}
+    {answer, state} = Registry.take_in(state, record, writer, request.operation)
+    GenServer.reply(request.from, answer)
+    state
+  end
+
+  # The files are created by a job.
   defp begin(state, %{record: record, operation: operation} = request) do
     %{token: token, target: %{key: key} = target} = record
     Table.put_record(%{record | state: {:creating, token}})

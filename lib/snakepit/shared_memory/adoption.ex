@@ -48,6 +48,31 @@ defmodule Snakepit.SharedMemory.Adoption do
     end
   end
 
+  @doc "Makes what this process has taken over already a region of this VM; refused, it is handed back."
+  @spec keep(Native.taken(), Target.t(), map(), atom()) :: :ok | {:error, Error.t()}
+  def keep(%{size: size, slots: slots} = taken, target, options, operation) do
+    with {:ok, config} <- Config.fetch(operation),
+         :ok <- Lifecycle.check_size(size, config, operation),
+         record = Lifecycle.record(target, {size, slots}, options, config),
+         record = %{record | adopted: true, permissions: taken.permissions},
+         :ok <- Sessions.note(options, config),
+         {:ok, _writer} <- Registry.allocate(record, %{writer: taken.writer}, operation) do
+      :ok
+    else
+      {:error, error} ->
+        hand_back(taken)
+        {:error, error}
+    end
+  end
+
+  @doc "Leaves what was taken over to another, who has as much time for it as there was before."
+  @spec hand_back(Native.taken()) :: :ok
+  def hand_back(%{writer: writer, ttl: ttl}) do
+    # A registry that is late may have it, and sees to its end by itself.
+    _ = Native.hand_back(writer, ttl)
+    :ok
+  end
+
   # A handle stands for one value, not for whatever has its name now.
   defp look(%{"__snakepit_shm__" => _} = handle, target) do
     opened = Native.open_handle(handle, target.dir)

@@ -15,6 +15,10 @@ defmodule Snakepit.SharedMemory.Fetching do
            adopt: {{:nilable, :boolean}, nil}
          ] ++ Lifecycle.bookkeeping_schema()
 
+  # How often somebody looks whether another process of this VM, who is about to have a result, has it, and the pause.
+  @tries 5
+  @pause_ms 2
+
   @spec fetch(term(), term()) :: {:ok, term()} | {:error, Error.t()}
   def fetch(handle, opts) do
     Telemetry.span(:fetch, Target.id(handle), fn _ -> handle["bytes"] end, fn ->
@@ -22,9 +26,9 @@ defmodule Snakepit.SharedMemory.Fetching do
            :ok <- check_map(handle),
            :ok <- check_into(options),
            {:ok, target} <- Target.resolve(handle, options, :fetch),
-           {:ok, binary, given?} <- open(handle, target),
-           {:ok, value} <- value(binary, handle, options),
-           :ok <- own(given?, handle, target, options) do
+           {:ok, binary, given} <- open(handle, target, options),
+           {:ok, value} <- value_or_back(binary, given, handle, options),
+           :ok <- own(given, handle, target, options) do
         {:ok, value}
       end
     end)
@@ -68,17 +72,39 @@ defmodule Snakepit.SharedMemory.Fetching do
     {:error, Options.invalid("option :into", "a buffer/2 or a region", into, :fetch)}
   end
 
-  defp open(handle, target) do
+  defp open(handle, target, options) do
     Table.used(target.key)
 
-    with {:ok, {binary, given?}} <-
-           Error.wrap(Native.fetch_handle(handle, target.dir), :fetch, target.id) do
+    with {:ok, config} <- Config.fetch(:fetch),
+         taking = taking(target, options, config),
+         {:ok, {binary, given}} <-
+           Error.wrap(Native.fetch_handle(handle, target.dir, taking), :fetch, target.id) do
       Access.viewed(target, {:ok, binary})
-      {:ok, binary, given?}
+      {:ok, binary, given}
+    end
+  end
+
+  # Whether what was given away is taken over in the same breath.
+  defp taking(_target, %{adopt: false}, _config), do: :no
+  defp taking(_target, %{into: into}, _config) when into != nil, do: :no
+
+  defp taking(target, _options, config) do
+    cond do
+      Table.known?(target.key) -> :no
+      Pool.serves?(config, target) -> :pooled
+      true -> :yes
     end
   end
 
   # -- as what --------------------------------------------------------------------------------
+
+  # What cannot be had in the form that was asked for is left to others.
+  defp value_or_back(binary, given, handle, options) do
+    with {:error, error} <- value(binary, handle, options) do
+      if is_map(given), do: Adoption.hand_back(given)
+      {:error, error}
+    end
+  end
 
   defp value(binary, handle, %{as: :tensor}), do: Tensor.from(binary, handle)
   defp value(binary, _handle, %{into: nil}), do: {:ok, binary}
@@ -114,15 +140,17 @@ defmodule Snakepit.SharedMemory.Fetching do
 
   # -- whose it is ----------------------------------------------------------------------------
 
-  defp own(given?, handle, target, options) do
+  defp own(%{writer: _} = taken, handle, target, options),
+    do: kept(taken, handle, target, options, @tries)
+
+  defp own(given, handle, target, options) do
     ours = Table.region(target.key)
 
     case {options, ours} do
       {%{adopt: false}, _ours} -> :ok
       {_options, {:ok, writer, _reader}} -> taken_back(writer)
-      {%{into: nil, adopt: true}, _none} -> taken(handle, target, options)
-      {%{into: nil}, _none} when given? -> adopted(handle, target, options)
-      {_into, _none} when given? -> finished(handle, target)
+      {%{into: nil, adopt: true}, _none} -> taken(handle, target, options, @tries)
+      {%{into: into}, _none} when into != nil and given == true -> finished(handle, target)
       _ -> :ok
     end
   end
@@ -133,22 +161,41 @@ defmodule Snakepit.SharedMemory.Fetching do
     :ok
   end
 
-  # Another process of this VM was faster: it is as if it had been this VM's before.
-  defp taken(handle, target, options) do
-    case Adoption.take(handle, target, options, :fetch) do
-      {:error, %{code: :segment_busy} = error} ->
-        if Table.known?(target.key), do: :ok, else: {:error, error}
-
-      answer ->
-        answer
+  # Somebody else was faster, or its time ran out in this moment: the value is here all the same.
+  defp kept(taken, handle, target, options, left) do
+    with {:error, %{code: :segment_busy}} <- Adoption.keep(taken, target, options, :fetch) do
+      again(handle, target, options, left, :ok)
     end
   end
 
-  # Somebody else was faster, or its time ran out in this moment. The value is here all the same.
-  defp adopted(handle, target, options) do
-    case Adoption.take(handle, target, options, :fetch) do
-      {:error, %{code: code}} when code in [:segment_busy, :not_found, :closed] -> :ok
-      answer -> answer
+  # Whether or not it was given away.
+  defp taken(handle, target, options, left) do
+    with {:error, %{code: :segment_busy}} = busy <-
+           Adoption.take(handle, target, options, :fetch) do
+      again(handle, target, options, left, busy)
+    end
+  end
+
+  # Another process of this VM has it, or is about to, and may have to leave it after all.
+  defp again(handle, target, options, left, last) do
+    cond do
+      match?({:ok, _writer, _reader}, Table.region(target.key)) -> :ok
+      left == 0 -> last
+      true -> once_more(handle, target, options, left - 1, last)
+    end
+  end
+
+  defp once_more(handle, target, options, left, last) do
+    receive do
+    after
+      @pause_ms -> :ok
+    end
+
+    case open(handle, target, options) do
+      {:ok, _binary, %{writer: _} = taken} -> kept(taken, handle, target, options, left)
+      {:ok, _binary, _none} when options.adopt -> taken(handle, target, options, left)
+      {:ok, _binary, _none} -> again(handle, target, options, left, last)
+      {:error, _gone} -> last
     end
   end
 

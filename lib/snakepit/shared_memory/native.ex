@@ -1,7 +1,7 @@
 defmodule Snakepit.SharedMemory.Native do
   @moduledoc false
-  # Stubs of the NIF library `native/nif`, one clause each, and nothing else. A wrong type is an
-  # ArgumentError; `{:error, :dirty}` asks for the `_dirty` twin; other errors are
+  # Stubs of the NIF library `native/nif`, one clause each, and nothing else but `writer_handle/1`, which
+  # chooses between two. A wrong type is an ArgumentError; `{:error, :dirty}` asks for the `_dirty` twin; other errors are
   # `{code, message, segment | nil, remedy}`.
 
   @on_load :load
@@ -41,6 +41,15 @@ defmodule Snakepit.SharedMemory.Native do
           pooled: boolean() | nil,
           tenant: String.t() | nil,
           incarnation: String.t() | nil
+        }
+
+  @typedoc "A region that was given away and is taken over, and for how many milliseconds it was to be had."
+  @type taken :: %{
+          writer: writer(),
+          size: pos_integer(),
+          slots: pos_integer(),
+          permissions: non_neg_integer(),
+          ttl: pos_integer()
         }
 
   @typedoc "What a cleanup looks at; times in milliseconds."
@@ -182,7 +191,15 @@ defmodule Snakepit.SharedMemory.Native do
   def writer_binary(_writer), do: stub()
 
   @spec writer_handle(writer()) :: answer(map())
-  def writer_handle(_writer), do: stub()
+  def writer_handle(writer) do
+    with {:error, :dirty} <- writer_handle_now(writer), do: writer_handle_dirty(writer)
+  end
+
+  @spec writer_handle_now(writer()) :: quick(map())
+  def writer_handle_now(_writer), do: stub()
+
+  @spec writer_handle_dirty(writer()) :: answer(map())
+  def writer_handle_dirty(_writer), do: stub()
 
   @spec discard(writer()) :: answer(:ok)
   def discard(_writer), do: stub()
@@ -277,8 +294,12 @@ defmodule Snakepit.SharedMemory.Native do
   def open_handle(_handle, _dir), do: stub()
 
   # And whether it was given away and nobody has taken it.
-  @spec fetch_handle(map(), String.t()) :: answer({binary(), boolean()})
-  def fetch_handle(_handle, _dir), do: stub()
+  @spec fetch_handle(map(), String.t(), :no | :yes | :pooled) ::
+          answer({binary(), nil | true | taken()})
+  def fetch_handle(_handle, _dir, _taking), do: stub()
+
+  @spec hand_back(writer(), pos_integer()) :: answer(:ok)
+  def hand_back(_writer, _ttl_ms), do: stub()
 
   @spec parse_handle(map()) :: answer({String.t(), String.t()})
   def parse_handle(_handle), do: stub()

@@ -25,7 +25,8 @@ defmodule Snakepit.SharedMemory.Pool do
   alias Snakepit.SharedMemory.{Config, Error, Native}
 
   @typedoc """
-  What the pool keeps and did: files (`:idle`), of which readers still use some (`:draining`); regions that
+  What the pool keeps and did: files (`:idle`), of which readers still use some (`:draining`); files that
+  were given away with their values and are expected back (`:away`, of workers); regions that
   live in its files (`:live`), the bytes of those, and what the regions need; regions that were created in
   kept memory (`:reused`) and in new (`:fresh`), files that were `:removed`; and the part of its memory that
   no region needs, 0.0 to 1.0.
@@ -34,6 +35,7 @@ defmodule Snakepit.SharedMemory.Pool do
           idle: non_neg_integer(),
           idle_bytes: non_neg_integer(),
           draining: non_neg_integer(),
+          away: non_neg_integer(),
           live: non_neg_integer(),
           live_bytes: non_neg_integer(),
           needed_bytes: non_neg_integer(),

@@ -275,6 +275,13 @@ defmodule Snakepit.SharedMemory.Registry do
     %{state | jobs: Map.put(state.jobs, token, job), monitors: monitors}
   end
 
+  @doc false
+  def take_in(state, record, writer, operation) do
+    job = %{kind: :create, key: record.target.key, operation: operation}
+    {_accepted, answer, state} = finish(job, record.token, {:ok, writer}, state)
+    {answer, state}
+  end
+
   # What the job is told (whether its segment was taken), what the caller is told, and the state.
   defp finish(%{kind: :create} = job, token, {:ok, writer}, state) do
     case Table.reserved(job.key, token) do

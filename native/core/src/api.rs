@@ -20,13 +20,13 @@ pub use crate::options::{
 };
 pub use crate::order::in_c_order;
 pub use crate::page_report::{NodeBytes, Pages};
-pub use crate::participant::ProcessInfo;
+pub use crate::participant::{ProcessInfo, linger};
 pub use crate::pool::{Pool, PoolOptions, PoolStats, Strategy, Zero};
 pub use crate::reader::{
     Next, Notice, Notifier, Pinned, ReadInfo, SegmentReader, Sink, Waker, Watched,
 };
 pub use crate::view::SealedView;
-pub use crate::writer::{Left, Lent, MAX_TTL, SegmentWriter};
+pub use crate::writer::{Lent, MAX_TTL, Onlooker, SegmentWriter};
 
 use crate::error::Result;
 use crate::name::Place;

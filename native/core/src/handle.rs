@@ -11,6 +11,8 @@ use crate::view::SealedView;
 use crate::writer::SegmentWriter;
 use serde_json::{Map, Value, json};
 use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// Most dimensions that a handle may have; more is nonsense.
 const MOST_DIMS: usize = 32;
@@ -217,15 +219,62 @@ impl Handle {
             });
         }
         let view = reader.sealed()?;
+        self.verify(&view)?;
+        Ok(view)
+    }
+
+    /// [`Self::open`], and the writer's place if whoever shared the value has given it away and nobody has taken
+    /// it yet: with the view, for how long it was to be had. One attach for both.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let options = snakepit_shm::SegmentOptions::new("result").dir(dir.path()).slots(1);
+    /// # let mut writer = options.create().unwrap();
+    /// # writer.write(b"for whoever comes").unwrap();
+    /// # writer.seal().unwrap();
+    /// let handle = writer.handle().unwrap();
+    /// assert!(handle.take(dir.path()).unwrap().1.is_none());
+    /// let minute = std::time::Duration::from_secs(60);
+    /// writer.give_away(minute).unwrap();
+    ///
+    /// let (view, taken) = handle.take(dir.path()).unwrap();
+    /// let (taken, time) = taken.unwrap();
+    /// assert_eq!(time, minute);
+    /// taken.remove().unwrap();
+    /// assert_eq!(&view[..], b"for whoever comes");
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::open`].
+    pub fn take(
+        &self,
+        dir: impl AsRef<Path>,
+    ) -> Result<(SealedView, Option<(SegmentWriter, Duration)>)> {
+        self.check()?;
+        let Some(view) = SealedView::of_heir(&self.options(&dir), &self.token)? else {
+            return Ok((self.open(dir)?, None));
+        };
+        self.verify(&view)?;
+        let taken = match view.given_away_for() {
+            Some(time) => SegmentWriter::of_view(&view)?.map(|writer| (writer, time)),
+            None => None,
+        };
+        Ok((view, taken))
+    }
+
+    /// Whether a view of the segment is what this handle was made for.
+    fn verify(&self, view: &SealedView) -> Result<()> {
+        let generation = view.segment().mapping.generation().load(Ordering::Relaxed);
         let found = Self {
             // The segment does not know; whoever understands it judges it.
             element: self.element.clone(),
-            ..Self::of(view.segment(), &view, reader.generation())
+            ..Self::of(view.segment(), view, generation)
         };
         if found != *self {
             return invalid("it contradicts the segment");
         }
-        Ok(view)
+        Ok(())
     }
 
     /// Whether the segment that the handle names is still to be found: it is looked up by name, and not opened. For
@@ -254,7 +303,7 @@ impl Handle {
     /// # writer.seal().unwrap();
     /// let handle = writer.handle().unwrap();
     /// assert_eq!(handle.adopt(dir.path()).unwrap_err().code(), "segment_busy");
-    /// writer.give_away(std::time::Duration::from_secs(60), false).unwrap();
+    /// writer.give_away(std::time::Duration::from_secs(60)).unwrap();
     /// handle.adopt(dir.path()).unwrap().remove().unwrap();
     /// assert_eq!(handle.adopt(dir.path()).unwrap_err().code(), "not_found");
     /// ```
@@ -361,7 +410,7 @@ fn element(map: &Map<String, Value>) -> Result<Option<String>> {
 }
 
 impl SegmentWriter {
-    /// Handle of the sealed value.
+    /// Handle of the sealed value. With `crc32c` the value is read for it.
     ///
     /// # Errors
     ///

@@ -61,6 +61,9 @@ pub(crate) mod header {
     /// `lender: u64`, the participant key of whoever has lent the writer's place to others and owns the segment
     /// meanwhile; 0 = nobody.
     pub const LENDER: usize = 168;
+    /// `home: u64`, the participant key of whoever has given the segment away and would have its memory back
+    /// (`home`); 0 = nobody.
+    pub const HOME: usize = 176;
     /// `takeovers: u64`, writers that followed a dead one.
     pub const TAKEOVERS: usize = 192;
     /// `discarded: u64`, half-written values that a takeover discarded.
@@ -116,7 +119,8 @@ const _: () = {
     assert!(control::PINS % 8 == 0 && control::PINS + 8 <= READER_TABLE);
     assert!(header::ORPHANED % 8 == 0 && header::ORPHANED + 8 <= header::TTL);
     assert!(header::TTL % 8 == 0 && header::TTL + 8 <= header::LENDER);
-    assert!(header::LENDER % 8 == 0 && header::LENDER + 8 <= header::TAKEOVERS);
+    assert!(header::LENDER % 8 == 0 && header::LENDER + 8 <= header::HOME);
+    assert!(header::HOME % 8 == 0 && header::HOME + 8 <= header::TAKEOVERS);
     assert!(header::DISCARDED + 8 <= 4 * CACHE_LINE);
     assert!(IDENTITY_AT + IDENTITY_LEN <= MIN_CAPACITY);
     assert!(slot::SHAPE + 24 == SLOT_HEADER && SLOT_HEADER == CACHE_LINE);

@@ -37,6 +37,8 @@ mod error;
 #[cfg_attr(loom, allow(dead_code))]
 mod hazard;
 #[cfg_attr(loom, allow(dead_code))]
+mod home;
+#[cfg_attr(loom, allow(dead_code))]
 pub mod layout;
 mod seqlock;
 mod sync;

@@ -16,6 +16,7 @@ pub(crate) use self::slots::{Bytes, Slots};
 use crate::copy;
 use crate::error::{Resource, Result, ShmError};
 use crate::hazard::Hazards;
+use crate::home::Home;
 use crate::layout::{
     Geometry, IDENTITY_AT, IDENTITY_LEN, READER_ENTRY, READER_TABLE, SLOT_HEADER, SegmentState,
     control, flags, header, reader_entry, slot as slot_field,
@@ -246,6 +247,12 @@ impl Mapping {
     /// What `lender` says, for everybody.
     pub(crate) fn lender_now(&self) -> u64 {
         self.header_u64(header::LENDER).load(Ordering::Relaxed)
+    }
+
+    /// `home`, for whoever has mapped the header writable.
+    pub(crate) fn home_word(&self) -> &AtomicU64 {
+        assert_eq!(self.access, Access::Writer);
+        self.header_u64(header::HOME)
     }
 
     /// `takeovers`.
@@ -516,6 +523,15 @@ impl Tenure for Mapping {
     }
     fn is_same(&self) -> bool {
         self.header_line() == self.geometry.encode()
+    }
+}
+
+impl Home for Mapping {
+    fn home(&self) -> &AtomicU64 {
+        self.home_word()
+    }
+    fn writer(&self) -> &AtomicU64 {
+        self.writer_key()
     }
 }
 

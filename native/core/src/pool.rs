@@ -10,6 +10,7 @@
 //! Whoever dies: a pool's file says in its header whose it is, under a name of its own (`{ns}.pool.…`), and
 //! is removed by whoever cleans up next, as a segment would be.
 
+mod away;
 mod options;
 mod shared;
 mod store;
@@ -23,14 +24,19 @@ use crate::mapping::kept;
 use crate::meta::Meta;
 use crate::name::Place;
 use crate::options::{Reserve, SegmentOptions};
+use crate::participant::linger;
 use crate::platform::{self, background, fork};
-use crate::retired::Retired;
+use crate::retired::{Ended, Retired};
 use crate::segment::{Memory, Segment};
 use crate::writer::SegmentWriter;
+use away::Away;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use store::{Kind, Past, Store};
+
+/// How often somebody looks for what was given away: whether it came back, or was removed by others.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// Keeps the memory of segments that ended for those that come. Cheap to clone; the files that it keeps
 /// are removed with the last clone.
@@ -116,10 +122,12 @@ impl Pool {
         shared::of(&writer.segment().place)
     }
 
-    /// [`Self::drain`] of all pools that [`Self::shared`] has made: for the end of a process.
+    /// [`Self::drain`] of all pools that [`Self::shared`] has made, and of all else that this process has kept for
+    /// what may come: for its end.
     pub fn drain_shared() -> usize {
         let bytes = shared::all().iter().map(Self::drain).sum();
         kept::forget();
+        linger::forget();
         bytes
     }
 
@@ -241,8 +249,8 @@ impl Pool {
         Some(found.retired)
     }
 
-    /// Ends a segment and keeps its memory, if it is a pool's and may be kept; says whether. Its name is free
-    /// at once. Attached readers keep what they have and are told that it is closed, as by
+    /// Ends a segment and keeps its memory, if it is a pool's and may be kept; says whether. What somebody else
+    /// [has given away](Self::give_away) goes back to that one's pool. Its name is free at once. Attached readers keep what they have and are told that it is closed, as by
     /// [`SegmentWriter::remove`]; the memory is used again when they have gone.
     ///
     /// # Errors
@@ -251,19 +259,29 @@ impl Pool {
     pub fn retire(&self, writer: SegmentWriter) -> Result<bool> {
         let past = self.state().map(|mut state| {
             let past = state.store.ended(writer.incarnation());
-            state.options.enabled.then_some(past)
+            // It was given away, and is back without having been sent.
+            let expected = state.store.unexpect(writer.incarnation());
+            (state.options.enabled.then_some(past), expected)
+        });
+        let past = past.map(|(past, expected)| {
+            drop(expected); // not under the lock
+            past
         });
         let segment = writer.segment();
         let is_ours =
             segment.mapping.geometry().has(flags::POOLED) && segment.place == self.inner.place;
-        let (true, Some(past)) = (is_ours, past.flatten()) else {
+        let past = past.flatten();
+        // Also where nothing is kept here, somebody else may wait for it.
+        if !is_ours {
             writer.remove()?;
             return Ok(false);
+        }
+        let retired = match writer.retire(past.is_some())? {
+            Ended::Kept(retired) => *retired,
+            Ended::Home => return Ok(true),
+            Ended::Removed => return Ok(false),
         };
-        let Some(retired) = writer.retire()? else {
-            return Ok(false);
-        };
-        let Some(mut state) = self.state() else {
+        let (Some(mut state), Some(past)) = (self.state(), past) else {
             return Ok(false);
         };
         let id = state.store.keep(retired, past);
@@ -275,14 +293,59 @@ impl Pool {
         Ok(kept)
     }
 
-    /// Removes what is idle; says how many bytes. What readers still use goes with them.
+    /// [`SegmentWriter::give_away`] that expects the memory back: whoever takes the segment and ends it, by
+    /// [`Self::retire`] or [`Self::remove`], leaves it to this pool, where the next segment finds its pages
+    /// mapped. A segment that is not of this pool is only given away.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// use snakepit_shm::{PoolOptions, SegmentOptions};
+    /// use std::time::Duration;
+    ///
+    /// let pool = PoolOptions::new("docs", dir.path()).open().unwrap();
+    /// let options = SegmentOptions::new("result").namespace("docs").dir(dir.path());
+    /// let mut writer = pool.create(&options).unwrap();
+    /// writer.write(b"for you").unwrap();
+    /// writer.seal().unwrap();
+    /// pool.give_away(&mut writer, Duration::from_secs(60)).unwrap();
+    /// drop(writer);
+    /// assert_eq!(pool.stats().away, 1);
+    /// # options.adopt().unwrap().close().unwrap();
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SegmentWriter::give_away`].
+    pub fn give_away(&self, writer: &mut SegmentWriter, ttl: Duration) -> Result<()> {
+        let segment = writer.segment().clone();
+        let live = self.state().and_then(|mut state| {
+            let past = state.store.forget(writer.incarnation())?;
+            state.options.enabled.then_some(past)
+        });
+        let away = live.and_then(|past| Away::expect(segment, past));
+        // Dropped on an error: then nobody expects it.
+        writer.give_away(ttl)?;
+        let (Some(away), Some(mut state)) = (away, self.state()) else {
+            return Ok(());
+        };
+        state.store.expect(away);
+        let out = state.trim();
+        self.watch(&mut state);
+        drop(state);
+        drop(out);
+        Ok(())
+    }
+
+    /// Removes what is idle; says how many bytes. What readers still use goes with them, and what was given away is
+    /// left to whoever has it. Where nothing else of the namespace is in use here, this process leaves it.
     pub fn drain(&self) -> usize {
         let Some(mut state) = self.state() else {
             return 0;
         };
         let out = state.store.clear();
         drop(state);
-        out.iter().map(|idle| idle.retired.room()).sum()
+        linger::forget_in(&self.inner.place);
+        out.bytes()
     }
 
     /// Gives memory back that no segment asked for: what is idle, and what the segments that live have
@@ -381,7 +444,7 @@ fn come_back(due: Instant, inner: Weak<Inner>) -> bool {
 
 impl State {
     /// Takes out what is too much or has been idle for too long.
-    fn trim(&mut self) -> Vec<store::Idle> {
+    fn trim(&mut self) -> store::Out {
         let limits = &self.options;
         let most = if limits.enabled {
             limits.max_idle_bytes
@@ -393,7 +456,10 @@ impl State {
 
     fn due(&self) -> Option<Instant> {
         // Beyond what a clock can say: never.
-        self.store.oldest()?.checked_add(self.options.idle_timeout)
+        let idle = self.store.oldest();
+        let idle = idle.and_then(|since| since.checked_add(self.options.idle_timeout));
+        let away = self.store.is_expecting().then(|| Instant::now() + LOOK);
+        [idle, away].into_iter().flatten().min()
     }
 }
 

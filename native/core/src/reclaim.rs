@@ -71,6 +71,14 @@ pub(crate) fn is_orphan(
     }
 }
 
+/// Whether what was given away may still be taken, for all that its header says.
+pub(crate) fn waits(mapping: &Mapping) -> bool {
+    let ttl = Duration::from_nanos(mapping.ttl_now()).min(MAX_TTL);
+    let since = mapping.orphaned_since();
+    let waited = platform::monotonic_ns().checked_sub(since);
+    since != 0 && waited.is_some_and(|waited| Duration::from_nanos(waited) < ttl)
+}
+
 /// Whether somebody who lives has lent the segment, and owns it.
 pub(crate) fn is_lent(mapping: &Mapping, participant: &Participant) -> bool {
     let lender = mapping.lender_now();

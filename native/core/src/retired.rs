@@ -6,6 +6,7 @@
 //! Whether somebody who was late may still be in it is decided by `tenure`.
 
 use crate::error::{Result, ShmError};
+use crate::home;
 use crate::layout::Geometry;
 use crate::mapping::Mapping;
 use crate::mapping::kept::{self, FileId};
@@ -19,6 +20,28 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+/// A file under a name of this process's.
+#[derive(Debug)]
+struct Named {
+    path: PathBuf,
+    id: FileId,
+    /// Its length, as far as it is mapped.
+    room: usize,
+}
+
+#[derive(Debug)]
+enum Renamed {
+    Ours(Named),
+    Home,
+    Removed,
+}
+
+/// Where memory that comes home is to be found: its maker knows no more of it than the segment that it was.
+pub(crate) fn home_path(segment: &Segment) -> Option<PathBuf> {
+    let id = segment.incarnation.get(..16)?;
+    Some(segment.place.pool_path(u64::from_str_radix(id, 16).ok()?))
+}
+
 /// Memory that no segment has any more. Removed when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Retired {
@@ -28,6 +51,17 @@ pub(crate) struct Retired {
     participant: Arc<Participant>,
     /// Length of the file, as far as it is mapped.
     room: usize,
+}
+
+/// What became of a segment's memory.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// It is this process's.
+    Kept(Box<Retired>),
+    /// It went to whoever gave the segment away, and waits there.
+    Home,
+    /// It is removed.
+    Removed,
 }
 
 /// A file under its pool's name, unlinked when this is dropped.
@@ -63,40 +97,108 @@ impl Drop for PoolFile {
 }
 
 impl Retired {
-    /// Takes a segment out of its name; `None` when its memory is of no further use, and removed. The
-    /// caller is its writer, in the process that created it or took it over, and gives it up in any case.
-    pub(crate) fn of(segment: Segment) -> Result<Option<Self>> {
-        let taken = Self::rename(&segment);
-        let Ok(Some((path, id, room))) = taken else {
-            segment.give_claim_back(true);
-            return taken.map(|_| None);
-        };
+    /// Takes a segment out of its name. The caller is its writer, in the process that created it or took it
+    /// over, and gives it up in any case. Memory that nobody expects back is kept only if it is `wanted` here.
+    pub(crate) fn of(segment: Segment, wanted: bool) -> Result<Ended> {
+        match Self::rename(&segment, wanted) {
+            Ok(Renamed::Ours(named)) => Ok(Self::named(segment, named)),
+            // The claim is another's already.
+            Ok(Renamed::Home) => Ok(Ended::Home),
+            Ok(Renamed::Removed) => {
+                segment.give_claim_back(true);
+                Ok(Ended::Removed)
+            }
+            Err(error) => {
+                segment.give_claim_back(true);
+                Err(error)
+            }
+        }
+    }
+
+    /// [`Self::of`] a segment that others in this process hold as well: it goes home, or is removed.
+    pub(crate) fn send(segment: &Segment) -> Result<Ended> {
+        match Self::rename(segment, false) {
+            Ok(Renamed::Home) => Ok(Ended::Home),
+            // Of what is not wanted nothing is kept.
+            Ok(Renamed::Removed | Renamed::Ours(_)) => {
+                segment.give_claim_back(true);
+                Ok(Ended::Removed)
+            }
+            Err(error) => {
+                segment.give_claim_back(true);
+                Err(error)
+            }
+        }
+    }
+
+    fn named(segment: Segment, named: Named) -> Ended {
         let Some(participant) = segment.participant.clone() else {
-            return Ok(None); // it had one a moment ago
+            return Ended::Removed; // it had one a moment ago
         };
-        Ok(Some(Self {
+        Ended::Kept(Box::new(Self {
             mapping: segment.mapping.into_inner(),
             file: PoolFile {
-                path: Some(path),
-                id,
+                path: Some(named.path),
+                id: named.id,
                 epoch: fork::epoch(),
             },
             participant,
-            room,
+            room: named.room,
         }))
     }
 
-    /// The path by which a pool knows the file from now on, the file, and its length; `None` when it is removed.
-    fn rename(segment: &Segment) -> Result<Option<(PathBuf, FileId, usize)>> {
-        let Some(participant) = &segment.participant else {
+    /// The memory of a segment that was given away in the file `id`, if it is there under the name by which it
+    /// comes home. The caller has found that it [has](home::has_come).
+    pub(crate) fn of_home(segment: Segment, id: FileId) -> Result<Option<Self>> {
+        // What a forked child may look at is spoilt, whoever was its writer meanwhile.
+        segment.tell_inherited();
+        let Some(came_as) = home_path(&segment) else {
             return Ok(None);
         };
+        let is_it = |found: &std::fs::Metadata| FileId::of(found) == id;
+        let Some(found) = came_as.symlink_metadata().ok().filter(is_it) else {
+            return Ok(None); // whatever the words say, it did not come
+        };
+        // Under a name that nothing else of this process takes for one that is still to come.
+        let renamed = random().and_then(|id| {
+            let path = segment.place.pool_path(id);
+            platform::rename_to_new(&came_as, &path)
+                .map_err(|e| ShmError::from_io(&segment.name, "rename", e))?;
+            Ok(path)
+        });
+        let path = match renamed {
+            Ok(path) => path,
+            Err(error) => {
+                // It is this process's, and nobody will look for it.
+                let _ = std::fs::remove_file(&came_as);
+                return Err(error);
+            }
+        };
+        let len = usize::try_from(found.len()).unwrap_or(0);
+        let room = len.min(segment.mapping.len());
+        Ok(match Self::named(segment, Named { path, id, room }) {
+            Ended::Kept(retired) => Some(*retired),
+            Ended::Home | Ended::Removed => None,
+        })
+    }
+
+    fn rename(segment: &Segment, wanted: bool) -> Result<Renamed> {
+        let Some(participant) = &segment.participant else {
+            return Ok(Renamed::Removed);
+        };
         let (place, mapping) = (&segment.place, &*segment.mapping);
-        let pool_path = place.pool_path(random()?);
+        let ours = place.pool_path(random()?);
         let _lock = participant.lock_namespace()?;
         let Some(meta) = reclaim::still_named(segment)? else {
-            return Ok(None); // removed by another, or its metadata lost: whoever finds it again removes it
+            // Removed by another, or its metadata lost: whoever finds it again removes it.
+            return Ok(Renamed::Removed);
         };
+        let home = home::of(mapping);
+        // Its own maker's pool takes it by itself.
+        let expected = home != 0 && home != participant.key() && participant.is_alive(home);
+        let home_path = home_path(segment).filter(|_| expected);
+        let wanted = wanted || home_path.is_some();
+        let pool_path = home_path.as_ref().unwrap_or(&ours);
         tenure::mark(mapping);
         segment.tell_inherited();
         reclaim::clear_dead_readers(mapping, participant);
@@ -112,12 +214,12 @@ impl Retired {
         let counted = len == room as u64 || cut().is_ok();
         // Beyond any clock, so that no later segment of the file could have another.
         let lasting = mapping.geometry().created_ns < u64::MAX / 2;
-        let kept = room >= needed && counted && lasting && !is_spoilt(mapping) && {
+        let kept = wanted && room >= needed && counted && lasting && !is_spoilt(mapping) && {
             // In this order: a file whose metadata is missing is found again by its identity, metadata whose
             // file is missing is corrupt.
             let meta_path = place.meta_path(&meta.name)?;
             std::fs::remove_file(meta_path)
-                .and_then(|()| platform::rename_to_new(&path, &pool_path))
+                .and_then(|()| platform::rename_to_new(&path, pool_path))
                 .is_ok()
         };
         if !kept {
@@ -125,8 +227,17 @@ impl Retired {
         }
         reclaim::tell_closed(mapping);
         tracing::debug!(name = %meta.name, kept, "retired");
-        let id = found.as_ref().map(FileId::of).filter(|_| kept);
-        Ok(id.map(|id| (pool_path, id, room)))
+        let Some(id) = found.as_ref().map(FileId::of).filter(|_| kept) else {
+            return Ok(Renamed::Removed);
+        };
+        if home_path.is_some() {
+            // Not, where the claim is not ours: scribbled. Then nobody knows of the file, and it goes with
+            // whoever the claim names.
+            home::send(mapping, participant.key(), home);
+            return Ok(Renamed::Home);
+        }
+        let path = ours;
+        Ok(Renamed::Ours(Named { path, id, room }))
     }
 
     /// Bytes of the file.
@@ -144,7 +255,9 @@ impl Retired {
         if !tenure::is_left(&self.mapping) {
             let _lock = self.participant.lock_namespace()?;
             reclaim::clear_dead_readers(&self.mapping, &self.participant);
-            return Ok(false);
+            if !tenure::is_left(&self.mapping) {
+                return Ok(false);
+            }
         }
         Ok(!is_spoilt(&self.mapping))
     }

@@ -12,7 +12,7 @@ use crate::meta::Meta;
 use crate::name::Place;
 use crate::options::SegmentOptions;
 use crate::pages;
-use crate::participant::{self, Participant};
+use crate::participant::{self, Participant, linger};
 use crate::platform;
 use crate::reclaim;
 use crate::seqlock::{self, Words};
@@ -100,6 +100,9 @@ impl Segment {
         // Before it is mapped: a child of a fork in between has the mapping.
         let forks = platform::fork::forks();
         let mapping = map(options, &file, &found, geometry, access)?;
+        if let Some(participant) = participant.as_ref().filter(|_| geometry.has(flags::POOLED)) {
+            linger::used(participant);
+        }
         let segment = Self {
             name: name.to_owned(),
             place: place.clone(),
@@ -230,7 +233,7 @@ fn map(
 ) -> Result<Keepable> {
     let name = options.name.as_str();
     // What was locked, or kept from children, would be so for the next as well.
-    let keep = geometry.has(flags::POOLED) && access == Access::Reader && is_plain(options);
+    let keep = geometry.has(flags::POOLED) && access != Access::Observer && is_plain(options);
     if !keep {
         let mapping = Mapping::new(name, file, geometry, access)?;
         pages::attached(options, name, &mapping, file)?;

@@ -5,9 +5,10 @@ use crate::error::{Resource, Result, ShmError};
 use crate::hazard;
 use crate::layout::flags;
 use crate::mapping::{PinToken, SealProof};
+use crate::options::SegmentOptions;
 use crate::participant::Participant;
 use crate::platform::{self, fork};
-use crate::reclaim;
+use crate::reclaim::{self, MAX_TTL};
 use crate::segment::{Segment, corrupted};
 use crate::seqlock::{self, NoValue, Started, Words};
 use crate::tenure;
@@ -15,6 +16,7 @@ use crate::value::ReadInfo;
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// A segment with an entry in its reader table, which is given back when this is dropped: the reader
 /// and all its views hold it.
@@ -258,8 +260,9 @@ impl Drop for Attachment {
                 Ordering::Relaxed,
             );
         }
-        // The last reader of a segment that has ended; one that closes removes it itself.
-        let ended = mapping.writer_key().load(Ordering::Relaxed) == 0;
+        // The last reader of a segment that has ended; one that closes removes it itself. What waits for somebody
+        // to take it has not: that one would only have to wait for the namespace's lock.
+        let ended = mapping.writer_key().load(Ordering::Relaxed) == 0 && !reclaim::waits(mapping);
         if ended && !*self.closing.get_mut() {
             reclaim::settle_later(self.segment.clone());
         }
@@ -335,18 +338,44 @@ impl SealedView {
         })
     }
 
+    /// The sealed value of a segment that this process means to take over: mapped as a writer maps it, for both.
+    /// `None` when it must be looked at in the usual way: it may not be written here, or is being removed.
+    pub(crate) fn of_heir(options: &SegmentOptions, incarnation: &str) -> Result<Option<Self>> {
+        let (segment, file) = match Segment::open(options, true) {
+            Err(ShmError::PermissionDenied { .. }) => return Ok(None),
+            opened => opened?,
+        };
+        if segment.incarnation != incarnation {
+            return Err(ShmError::NotFound { name: segment.name });
+        }
+        match Attachment::counted(segment, &file)? {
+            Some(attachment) => Ok(Some(Self::open(Arc::new(attachment))?)),
+            None => Ok(None),
+        }
+    }
+
+    pub(crate) fn shared_segment(&self) -> &Arc<Segment> {
+        &self.attachment.segment
+    }
+
     /// Whether its writer has given it away ([`SegmentWriter::give_away`]) and it is nobody's: nobody has taken
     /// it, and nobody had lent it.
     ///
     /// [`SegmentWriter::give_away`]: crate::SegmentWriter::give_away
     pub fn is_given_away(&self) -> bool {
+        self.given_away_for().is_some()
+    }
+
+    /// [`Self::is_given_away`], and for how long it was.
+    pub fn given_away_for(&self) -> Option<Duration> {
         let segment = self.segment();
         let mapping = &*segment.mapping;
         let lent = |p: &Arc<Participant>| reclaim::is_lent(mapping, p);
         // Acquire pairs with the Release of the claim: the time is there with it.
-        mapping.writer_key().load(Ordering::Acquire) == 0
-            && mapping.ttl_now() != 0
-            && !segment.participant.as_ref().is_some_and(lent)
+        let nobodys = mapping.writer_key().load(Ordering::Acquire) == 0;
+        let ttl = Duration::from_nanos(mapping.ttl_now()).min(MAX_TTL);
+        let is_it = nobodys && !ttl.is_zero() && !segment.participant.as_ref().is_some_and(lent);
+        is_it.then_some(ttl)
     }
 
     /// Whether the bytes are still there: `false` when the file was cut under the view, which then

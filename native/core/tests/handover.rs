@@ -27,7 +27,7 @@ fn sealed(dir: &Path, name: &str) -> SegmentWriter {
 }
 
 fn giver(dir: &Path) {
-    sealed(dir, "x").give_away(LONG, false).unwrap();
+    sealed(dir, "x").give_away(LONG).unwrap();
     say("given");
     hear();
 }
@@ -45,7 +45,7 @@ fn filler(dir: &Path) {
     writer.seal().unwrap();
     say("sealed");
     hear();
-    writer.give_away(LONG, false).unwrap();
+    writer.give_away(LONG).unwrap();
     say("given");
     hear();
 }
@@ -65,9 +65,9 @@ fn clean(shm: &Shm, grace: Duration) -> CleanupOptions {
 fn what_nobody_takes_goes_after_its_time_whatever_the_grace() {
     let shm = Shm::new();
     let mut short = sealed(shm.path(), "short");
-    short.give_away(Duration::from_millis(1), false).unwrap();
+    short.give_away(Duration::from_millis(1)).unwrap();
     let mut long = sealed(shm.path(), "long");
-    long.give_away(LONG, false).unwrap();
+    long.give_away(LONG).unwrap();
     drop((short, long));
 
     // A long grace keeps what was given away no longer, a short one no shorter.
@@ -109,7 +109,7 @@ fn a_handle_takes_no_other_segment_of_its_name() {
     assert_eq!(handle.adopt(shm.path()).unwrap_err().code(), "not_found");
 
     let mut second = sealed(shm.path(), "x");
-    second.give_away(LONG, false).unwrap();
+    second.give_away(LONG).unwrap();
     let view = second.sealed().unwrap();
     for answer in [
         handle.adopt(shm.path()).map(drop),
@@ -136,8 +136,8 @@ fn a_handle_takes_no_other_segment_of_its_name() {
 fn who_gave_it_away_may_go_on_looking() {
     let shm = Shm::new();
     let mut writer = sealed(shm.path(), "x");
-    writer.give_away(LONG, false).unwrap();
-    writer.give_away(LONG, false).unwrap(); // does nothing
+    writer.give_away(LONG).unwrap();
+    writer.give_away(LONG).unwrap(); // does nothing
     let view = writer.sealed().unwrap();
     assert!(view.is_given_away());
     assert_eq!(writer.write(b"more").unwrap_err().code(), "sealed");
@@ -153,11 +153,11 @@ fn only_what_is_sealed_and_only_for_a_while() {
     let shm = Shm::new();
     let mut writer = shm.options("x").create().unwrap();
     let code = |answer: snakepit_shm::Result<()>| answer.unwrap_err().code();
-    assert_eq!(code(writer.give_away(LONG, false)), "not_sealed");
+    assert_eq!(code(writer.give_away(LONG)), "not_sealed");
     writer.write(b"x").unwrap();
     writer.seal().unwrap();
     for ttl in [Duration::ZERO, MAX_TTL + Duration::from_nanos(1)] {
-        assert_eq!(code(writer.give_away(ttl, false)), "invalid_option");
+        assert_eq!(code(writer.give_away(ttl)), "invalid_option");
     }
     writer.close().unwrap();
     assert!(shm.segment_files().is_empty());
@@ -168,7 +168,7 @@ fn only_what_is_sealed_and_only_for_a_while() {
 fn a_scribbled_time_keeps_nothing_for_ever() {
     let shm = Shm::new();
     let mut writer = sealed(shm.path(), "x");
-    writer.give_away(LONG, false).unwrap();
+    writer.give_away(LONG).unwrap();
     drop(writer);
     let path = shm.path().join(&shm.segment_files()[0]);
     let mut file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
@@ -185,7 +185,7 @@ fn a_reaper_removes_it_in_its_time() {
     let options = ReaperOptions::new("test", shm.path()).grace(LONG);
     let reaper = Reaper::start(options, |_| {}).unwrap();
     let mut writer = sealed(shm.path(), "x");
-    writer.give_away(Duration::from_millis(50), false).unwrap();
+    writer.give_away(Duration::from_millis(50)).unwrap();
     drop(writer);
     eventually("it is removed", || shm.segment_files().is_empty());
     drop(reaper);
@@ -243,7 +243,7 @@ fn nobody_takes_what_is_lent_while_its_lender_lives() {
     let mut worker = shm.options("x").attach_writer().unwrap();
     worker.write(b"filled").unwrap();
     worker.seal().unwrap();
-    worker.give_away(LONG, false).unwrap();
+    worker.give_away(LONG).unwrap();
     let view = worker.sealed().unwrap();
     assert!(!view.is_given_away() && !orphaned());
     assert_eq!(shm.options("x").adopt().unwrap_err().code(), "segment_busy");

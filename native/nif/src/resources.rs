@@ -214,6 +214,19 @@ impl WriterResource {
         Ok(view.ok_or_else(|| self.closed())??)
     }
 
+    /// [`Self::handle`] where that takes no time: the writer is here and free, and no checksum is to be computed.
+    pub fn handle_now(&self) -> Answer<Handle> {
+        let guard = match self.writer.try_lock() {
+            Ok(guard) => guard,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Err(Failure::Dirty),
+        };
+        match guard.as_ref().filter(|writer| !writer.is_checked()) {
+            Some(writer) => Ok(writer.handle()?),
+            None => Err(Failure::Dirty),
+        }
+    }
+
     /// [`Self::sealed`], its handle alone.
     pub fn handle(&self) -> Answer<Handle> {
         let guard = self.lock();

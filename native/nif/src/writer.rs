@@ -209,8 +209,14 @@ fn writer_binary<'a>(env: Env<'a>, writer: &WriterResource) -> Answer<Term<'a>> 
 }
 
 /// The handle of a sealed segment.
-#[rustler::nif(schedule = "DirtyIo")]
-fn writer_handle<'a>(env: Env<'a>, writer: &WriterResource) -> Answer<Term<'a>> {
+#[rustler::nif]
+fn writer_handle_now<'a>(env: Env<'a>, writer: &WriterResource) -> Answer<Term<'a>> {
+    let handle = writer.handle_now()?;
+    Ok(json::to_term(env, &handle.to_value()))
+}
+
+#[rustler::nif(schedule = "DirtyCpu")]
+fn writer_handle_dirty<'a>(env: Env<'a>, writer: &WriterResource) -> Answer<Term<'a>> {
     let handle = writer.handle()?;
     Ok(json::to_term(env, &handle.to_value()))
 }

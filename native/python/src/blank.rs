@@ -9,7 +9,7 @@ use snakepit_shm::{Descriptor, SealedView};
 use crate::array::{self, Layout};
 use crate::error::Outcome;
 use crate::fork::Tied;
-use crate::shared::Shared;
+use crate::shared::{Exported, Shared};
 
 /// The base of an array that fills a segment's only slot. Until it is shared it keeps the writer from
 /// ending under it; from then on it looks at the sealed value, as any reader does, and whoever ends the
@@ -26,7 +26,7 @@ pub(crate) struct Blank {
 /// What is held for its end alone.
 #[expect(dead_code, reason = "nobody looks at it")]
 enum Hold {
-    Filling(Arc<()>),
+    Filling(Arc<Exported>),
     Sealed(Tied<SealedView>),
 }
 
@@ -62,11 +62,12 @@ impl Blank {
 
 #[pymethods]
 impl Blank {
-    /// Address, shape and dtype of the memory, for numpy; writable.
+    /// Address, shape and dtype of the memory, for numpy; writable until it is sealed.
     #[getter]
     fn __array_interface__<'py>(&self, py: Python<'py>) -> Outcome<Bound<'py, PyDict>> {
+        let sealed = matches!(*self.hold(), Hold::Sealed(_));
         let layout = Layout::of_value(py, &self.layout, self.len, &self.shared.name)?;
-        Ok(layout.interface(self.address, false)?)
+        Ok(layout.interface(self.address, sealed)?)
     }
 
     /// Publishes what is there, described anew, and seals it. Whoever calls has taken the right to write away

@@ -2,7 +2,7 @@
 //!
 //! A fork copies every Python object, but the writer claim, the reader entries and the thread that
 //! unmaps in the background stay the parent's. So a child that drops an inherited writer must not
-//! give its parent's claim back. `os.register_at_fork` (in `__init__.py`) counts forks, and
+//! give its parent's claim back. `os.register_at_fork` (as the module is imported) counts forks, and
 //! [`Tied`] leaks what was made before the last one: the memory goes with the child anyway.
 
 use std::mem;
@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 /// How many forks lie between the first process and this one.
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
-/// Runs in every child of `os.fork`, before any other Python code.
+/// Runs in every child of `os.fork`, before any other code of this package.
 #[pyfunction]
 pub(crate) fn after_fork_in_child() {
     FORKS.fetch_add(1, Ordering::Relaxed);

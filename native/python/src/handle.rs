@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, TryLockError, Weak};
 
+use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyList};
+use serde_json::Value;
 use snakepit_shm::{Handle, Pool, SealedView, ShmError};
 
 use crate::error::Outcome;
@@ -69,11 +71,34 @@ fn open(handle: &Handle, directory: PathBuf) -> snakepit_shm::Result<Shared> {
     Ok(view)
 }
 
-/// The handle as the dictionary that `json.loads` makes of it.
+/// The handle as a dictionary.
 pub(crate) fn to_python<'py>(py: Python<'py>, handle: &Handle) -> Outcome<Bound<'py, PyAny>> {
-    static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let text = handle.to_value().to_string();
-    Ok(LOADS.import(py, "json", "loads")?.call1((text,))?)
+    Ok(plain(py, &handle.to_value())?)
+}
+
+/// A value of JSON in Python's types. Made here and not by `json.loads`: a daemon thread that is in Python code
+/// when the interpreter ends is ended there, and must not have frames of this module under it.
+fn plain<'py>(py: Python<'py>, value: &Value) -> PyResult<Bound<'py, PyAny>> {
+    match value {
+        Value::Null => Ok(py.None().into_bound(py)),
+        Value::Bool(value) => value.into_bound_py_any(py),
+        Value::Number(number) => match number.as_u64() {
+            Some(number) => number.into_bound_py_any(py),
+            None => number.as_f64().into_bound_py_any(py),
+        },
+        Value::String(text) => text.into_bound_py_any(py),
+        Value::Array(items) => {
+            let items = items.iter().map(|item| plain(py, item));
+            PyList::new(py, items.collect::<PyResult<Vec<_>>>()?)?.into_bound_py_any(py)
+        }
+        Value::Object(fields) => {
+            let dictionary = PyDict::new(py);
+            for (name, field) in fields {
+                dictionary.set_item(name, plain(py, field)?)?;
+            }
+            dictionary.into_bound_py_any(py)
+        }
+    }
 }
 
 fn parse(json: &str) -> Outcome<Handle> {

@@ -52,6 +52,7 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = false)]
 mod _native {
     use pyo3::prelude::*;
+    use pyo3::types::PyDict;
     use snakepit_shm::ShmError;
 
     #[pymodule_export]
@@ -68,6 +69,8 @@ mod _native {
     use super::loan::Loan;
     #[pymodule_export]
     use super::membership::{Membership, join};
+    #[pymodule_export]
+    use super::options::place;
     #[pymodule_export]
     use super::pin::{Pin, PinnedView};
     #[pymodule_export]
@@ -108,6 +111,15 @@ mod _native {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        // Workers come back for the next value; at exit, `_release_all` says that this process goes.
+        snakepit_shm::linger();
+        let py = module.py();
+        // Callbacks run in the order in which they were registered, and those of the package's modules, which
+        // import this one first, let go of what a child inherits.
+        let hooks = PyDict::new(py);
+        hooks.set_item("after_in_child", module.getattr("after_fork_in_child")?)?;
+        py.import("os")?
+            .call_method("register_at_fork", (), Some(&hooks))?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

@@ -9,13 +9,13 @@ use snakepit_shm::{DataFormat, Descriptor, ShmError};
 
 use crate::array::{self, Layout};
 use crate::error::{Failure, Outcome};
-use crate::shared::Shared;
+use crate::shared::{Exported, Shared};
 
 /// The base of an array over a slot on loan: keeps the memory mapped.
 #[pyclass(frozen, module = "snakepit_shm._native")]
 pub(crate) struct Slot {
     shared: Arc<Shared>,
-    _exported: Arc<()>,
+    _exported: Arc<Exported>,
     address: usize,
     layout: Descriptor,
     len: usize,

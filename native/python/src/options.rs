@@ -37,6 +37,22 @@ pub(crate) fn namespace(given: Option<String>) -> String {
         .unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned())
 }
 
+/// Namespace and directory that are meant now, whatever the environment and the working directory are later.
+#[pyfunction]
+#[pyo3(signature = (namespace=None, directory=None))]
+pub(crate) fn place(
+    namespace: Option<&Bound<'_, PyString>>,
+    directory: Option<PathBuf>,
+) -> (String, OsString) {
+    let directory = self::directory(directory);
+    // There is always a working directory to go by, but for one that was removed.
+    let directory = std::path::absolute(&directory).unwrap_or(directory);
+    (
+        self::namespace(namespace.map(text)),
+        directory.into_os_string(),
+    )
+}
+
 /// A name as text. What is not valid Unicode (lone surrogates) becomes U+FFFD, which the core's
 /// naming rules then refuse under the name given.
 pub(crate) fn text(value: &Bound<'_, PyString>) -> String {

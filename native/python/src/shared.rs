@@ -2,12 +2,12 @@
 //! between being free, being on loan and being gone.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
-use snakepit_shm::{Descriptor, Left, OwnedLoan, SegmentWriter, ShmError};
+use snakepit_shm::{Descriptor, Onlooker, OwnedLoan, Pool, SegmentWriter, ShmError};
 
 use crate::error::{Failure, Outcome};
 use crate::fork::Tied;
@@ -23,7 +23,14 @@ pub(crate) struct Shared {
     returned: Condvar,
     closed: AtomicBool,
     /// Cloned into every object that owns an array over a slot.
-    exported: Arc<()>,
+    exported: Mutex<Arc<Exported>>,
+}
+
+/// What objects that own arrays over slots have in common; gone with the last of them, once the writer has.
+#[derive(Default)]
+pub(crate) struct Exported {
+    /// While they live, nobody uses the memory again.
+    onlooker: OnceLock<Onlooker>,
 }
 
 enum State {
@@ -33,10 +40,6 @@ enum State {
     Loaned {
         loan: Tied<OwnedLoan>,
         brief: bool,
-    },
-    /// Given up while arrays over its slots live.
-    Left {
-        _mapped: Left,
     },
     Closed,
 }
@@ -49,13 +52,37 @@ impl Shared {
             state: Mutex::new(State::Free(Tied::new(writer))),
             returned: Condvar::new(),
             closed: AtomicBool::new(false),
-            exported: Arc::new(()),
+            exported: Mutex::default(),
         }
     }
 
     /// A share in the count of objects that own arrays over slots.
-    pub(crate) fn export(&self) -> Arc<()> {
-        Arc::clone(&self.exported)
+    pub(crate) fn export(&self) -> Arc<Exported> {
+        Arc::clone(&self.exported())
+    }
+
+    fn exported(&self) -> MutexGuard<'_, Arc<Exported>> {
+        // Nothing panics while it is held.
+        self.exported.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Objects that own arrays over slots.
+    fn owners(&self) -> usize {
+        Arc::strong_count(&self.exported()) - 1
+    }
+
+    /// The writer is about to give its claim back: what such objects look at stays theirs until they go.
+    fn announce_owners(&self, writer: &SegmentWriter) {
+        if self.owners() > 0 {
+            let _ = self.exported().onlooker.set(writer.onlooker()); // told before: the same
+        }
+    }
+
+    /// The writer has gone: from now on its owners alone hold the memory.
+    fn part(&self) {
+        self.closed.store(true, Ordering::Release);
+        let theirs = std::mem::take(&mut *self.exported());
+        drop(theirs); // not under the lock
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -105,7 +132,7 @@ impl Shared {
             State::Free(writer) if writer.is_inherited() => Err(self.inherited()),
             State::Free(writer) => writer.get_mut().ok_or_else(|| self.closed_error().into()),
             State::Loaned { .. } => Err(self.loaned()),
-            State::Left { .. } | State::Closed => Err(self.closed_error().into()),
+            State::Closed => Err(self.closed_error().into()),
         }
     }
 
@@ -114,9 +141,7 @@ impl Shared {
         self.free(state)?;
         match std::mem::replace(state, State::Closed) {
             State::Free(writer) => writer.into_inner().ok_or_else(|| self.inherited()),
-            State::Loaned { .. } | State::Left { .. } | State::Closed => {
-                Err(self.closed_error().into())
-            }
+            State::Loaned { .. } | State::Closed => Err(self.closed_error().into()),
         }
     }
 
@@ -200,11 +225,11 @@ impl Shared {
         end: impl FnOnce(SegmentWriter) -> snakepit_shm::Result<()>,
     ) -> Outcome<()> {
         let mut state = self.lock();
-        if matches!(*state, State::Left { .. } | State::Closed) {
+        if matches!(*state, State::Closed) {
             return Ok(());
         }
         self.free(&mut state)?;
-        if Arc::strong_count(&self.exported) > 1 + owners {
+        if self.owners() > owners {
             return Err(Failure::views_alive(
                 &self.name,
                 format!(
@@ -219,27 +244,24 @@ impl Shared {
         Ok(end(writer)?)
     }
 
-    /// Gives the sealed segment away; says whether no array in its slots is left. The caller holds no GIL.
-    pub(crate) fn give_away(&self, ttl: Duration) -> Outcome<bool> {
+    /// Gives the sealed segment away, arrays in its slots or not. The caller holds no GIL.
+    pub(crate) fn give_away(&self, ttl: Duration) -> Outcome<()> {
         let mut state = self.lock();
-        let used = Arc::strong_count(&self.exported) > 1;
-        self.free(&mut state)?.give_away(ttl, used)?;
-        Ok(!used)
+        let writer = self.free(&mut state)?;
+        self.announce_owners(writer);
+        Pool::of_writer(writer).give_away(writer, ttl)?;
+        self.take(&mut state)?.release()?;
+        self.part();
+        Ok(())
     }
 
-    /// Gives the writer's place up, arrays or not, which keep the memory mapped. The caller holds no GIL.
+    /// Gives the writer's place up, arrays in its slots or not. The caller holds no GIL.
     pub(crate) fn leave(&self) -> Outcome<()> {
         let mut state = self.lock();
-        let used = Arc::strong_count(&self.exported) > 1;
-        let writer = self.take(&mut state)?;
-        self.closed.store(true, Ordering::Release);
-        if used {
-            *state = State::Left {
-                _mapped: writer.leave(),
-            };
-        } else {
-            writer.release()?;
-        }
+        let writer = self.free(&mut state)?;
+        self.announce_owners(writer);
+        self.take(&mut state)?.release()?;
+        self.part();
         Ok(())
     }
 

@@ -98,6 +98,8 @@ impl Writer {
         let slot = Slot::begin(py, &self.shared, *layout, len, true)?;
         let copied = array::asarray(slot.bind(py).as_any())
             .and_then(|target| array::copy_to(&target, array));
+        // Before the loan ends: who waits for its end to close the writer finds no array over the slot.
+        drop(slot);
         match copied {
             Ok(()) => py.detach(|| self.shared.publish(len, descriptor)),
             Err(error) => {
@@ -294,11 +296,7 @@ impl Writer {
     /// Gives a sealed segment away, to be removed after so many seconds if nobody has taken it. Arrays in its
     /// slots, and views of it, may live on.
     fn give_away(&self, py: Python<'_>, ttl: Seconds) -> Outcome<()> {
-        let unused = py.detach(|| self.shared.give_away(ttl.0))?;
-        if unused {
-            py.detach(|| self.shared.end(SegmentWriter::release))?;
-        }
-        Ok(())
+        py.detach(|| self.shared.give_away(ttl.0))
     }
 
     /// [`Self::release`], though arrays over its slots may live.

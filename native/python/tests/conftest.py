@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 import snakepit_shm
+from snakepit_shm import _snakepit_member
 
 PATIENCE = 60.0
 """Seconds after which a condition that must come true counts as never coming true."""
@@ -139,6 +140,13 @@ def place() -> Iterator[Place]:
             (directory / entry).unlink()
     directory.rmdir()
     assert left == []
+
+
+@pytest.fixture
+def leave(place: Place) -> Iterator[None]:  # noqa: ARG001 - before the place is looked at
+    """A worker stays in its namespace; a test's place has to be empty at its end."""
+    yield
+    _snakepit_member.leave_all()
 
 
 @pytest.fixture

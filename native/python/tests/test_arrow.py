@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import sys
 from typing import Any
 
+import hypothesis.strategies as st
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import HealthCheck, given, settings
 
 import snakepit_shm as shm
 from conftest import Place
@@ -106,6 +109,71 @@ def test_a_cut_stream_is_refused(place: Place) -> None:
             except shm.CorruptedError:
                 continue
             assert got.num_rows == 0  # only the schema is in it
+
+
+def stream_of(table: Any) -> bytearray:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write(table)
+    return bytearray(sink.getvalue().to_pybytes())
+
+
+def sealed(place: Place, value: bytes | bytearray) -> dict[str, Any]:
+    """The handle of these bytes as an Arrow value, whose maker has gone."""
+    with place.create("noise", max(4096, len(value) + 4096 & ~4095), slots=1) as writer:
+        loan = writer.loan(len(value), format="arrow_ipc")
+        with loan as slot:
+            slot[:] = np.frombuffer(bytes(value), np.uint8)
+        del slot, loan
+        writer.seal()
+        handle: dict[str, Any] = writer.handle()
+        writer.give_away(60)
+    return handle
+
+
+@pytest.mark.parametrize(
+    ("column", "good"),
+    [
+        (pa.array(["a", "bb", "ccc"]), np.array([0, 1, 3, 6], "<i4")),
+        (pa.array([[7], [8, 9], [10, 11, 12]]), np.array([0, 1, 3, 6], "<i4")),
+        (
+            pa.DictionaryArray.from_arrays(pa.array([0, 1, 2], pa.int32()), ["x", "y", "z"]),
+            np.array([0, 1, 2], "<i4"),
+        ),
+    ],
+    ids=["strings", "lists", "dictionary"],
+)
+@pytest.mark.parametrize("wild", [1 << 30, -5])
+def test_columns_that_point_outside_of_themselves_are_refused(
+    place: Place, column: Any, good: Any, wild: int
+) -> None:
+    value = stream_of(pa.table({"c": column}))
+    at = value.index(good.tobytes()) + 4  # the second: the first and the last are right
+    value[at : at + 4] = np.array(wild, "<i4").tobytes()
+    handle = sealed(place, value)
+    for form in (None, "arrow", "pandas", "polars"):
+        with pytest.raises(shm.CorruptedError, match="no Arrow IPC stream"):
+            place.resolve(handle, as_=form)
+    with place.attach("noise") as reader, pytest.raises(shm.CorruptedError):
+        reader.arrow()
+    place.release(handle)
+
+
+@given(noise=st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), min_size=1))
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_no_noise_in_a_table_harms_the_interpreter(
+    place: Place, noise: list[tuple[int, int]]
+) -> None:
+    value = stream_of(table(5))
+    for at, byte in noise:
+        value[at % len(value)] = byte
+    handle = sealed(place, value)
+    for form in ("arrow", "pandas", "polars", "numpy"):
+        with contextlib.suppress(shm.CorruptedError, shm.UnsupportedError):
+            place.resolve(handle, as_=form)
+    place.release(handle)
 
 
 def test_without_pyarrow_the_error_says_what_to_install(

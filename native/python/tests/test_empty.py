@@ -84,6 +84,15 @@ def test_nobody_can_write_to_it_afterwards(place: Place) -> None:
     place.release(handle)
 
 
+def test_nor_by_the_object_that_holds_the_memory(place: Place) -> None:
+    array = shm.zeros(3, **place.where)
+    holder = array.base.base  # type: ignore[union-attr]
+    assert np.asarray(holder).flags.writeable
+    handle = place.share(array, copy=False)
+    assert not np.asarray(holder).flags.writeable
+    place.release(handle)
+
+
 def test_other_arrays_over_it_are_found(place: Place) -> None:
     array = shm.zeros((10, 10), **place.where)
     part = array[2:4]
@@ -217,11 +226,61 @@ def test_what_cannot_be_had(place: Place) -> None:
             shm.empty(shape, dtype, **place.where)
     with pytest.raises(shm.InvalidOptionError, match="order"):
         shm.empty(3, order="K", **place.where)  # type: ignore[arg-type]
+    with pytest.raises(shm.InvalidOptionError, match="order"):
+        shm.empty(3, order=[], **place.where)  # type: ignore[arg-type]
     with pytest.raises(TypeError):
         shm.empty(3, "no such type", **place.where)
     with pytest.raises(shm.InvalidSizeError):
         shm.empty(1 << 40, **place.where)
+    for beyond in (1 << 63, (1 << 40, 1 << 40), 10**30):
+        with pytest.raises(shm.InvalidSizeError):
+            shm.empty(beyond, **place.where)
+    for beyond in ((0, 1 << 62, 8), (0, 1 << 70)):
+        with pytest.raises(shm.InvalidOptionError, match="shape"):
+            shm.empty(beyond, **place.where)
     assert os.listdir(place.dir) == []
+
+
+def test_a_file_that_was_cut_under_an_array_is_named_and_leaves_nothing(place: Place) -> None:
+    array = shm.empty(100_000, "u1", **place.where)
+    array[:] = 7
+    with place.segment_file().open("r+b") as file:
+        file.truncate(8192)
+    for again in range(2):
+        with pytest.raises(shm.ShmError) as caught:
+            place.share(array)
+        assert isinstance(caught.value, shm.ClosedError if again else shm.TruncatedError)
+    del array, caught
+    gc.collect()
+    assert place.files() == []
+
+
+def test_zeros_are_zeros_between_the_fields_of_records_too(place: Place) -> None:
+    dtype = np.dtype({"names": ["a", "b"], "formats": ["i1", "f8"], "offsets": [0, 8]})
+    before = shm.empty(100, dtype, **place.where)
+    before.view("u1")[:] = 0xAA
+    del before
+    gc.collect()
+    array = shm.zeros(100, dtype, **place.where)  # in the same memory
+    assert not array.view("u1").any()
+    del array
+    assert shm.zeros((2, 0), dtype, **place.where).size == 0
+
+
+@pytest.mark.parametrize("shape", [np.int64(3), (np.int8(3),), np.array(3), [np.uint64(3)]])
+def test_shapes_may_be_of_any_whole_numbers(place: Place, shape: Any) -> None:
+    assert shm.empty(shape, "i4", **place.where).shape == (3,)
+
+
+def test_a_wrong_ttl_leaves_the_array_as_it_was(place: Place) -> None:
+    array = shm.zeros(3, **place.where)
+    for ttl in (0, -1.0, float("nan"), 8 * 24 * 3600.0, None, "60"):
+        with pytest.raises(shm.InvalidOptionError, match="ttl"):
+            place.share(array, transfer=True, ttl=ttl)
+    array[:] = 1
+    handle = place.share(array, transfer=True, copy=False)
+    assert place.resolve(handle).tolist() == [1, 1, 1]
+    place.release(handle)
 
 
 def test_given_away(place: Place) -> None:

@@ -227,6 +227,111 @@ def test_arrow_arrays_come_back_as_arrays(place: Place) -> None:
         place.release(handle)
 
 
+def test_tables_and_columns_without_rows(place: Place) -> None:
+    frame = pd.DataFrame({"a": np.array([], "f8"), "s": np.array([], object)})
+    handle = place.share(frame)
+    assert place.resolve(handle, as_="pandas").shape == (0, 2)
+    assert place.resolve(handle, as_="polars").shape == (0, 2)
+    place.release(handle)
+    series = pd.Series([], dtype="f8", name="x")
+    handle = place.share(series)
+    pd.testing.assert_series_equal(place.resolve(handle, as_="pandas", copy=False), series)
+    place.release(handle)
+    array = pa.array([], pa.int64())
+    handle = place.share(array)
+    assert place.resolve(handle).equals(array)
+    assert place.resolve(handle, as_="numpy", copy=False).shape == (0,)
+    assert place.resolve(handle, as_="pandas").size == 0
+    place.release(handle)
+
+
+@pytest.mark.parametrize(
+    "series",
+    [
+        pl.Series("e", ["y", "x"], dtype=pl.Enum(["x", "y", "z"])),
+        pl.Series("c", ["y", "x", "y"], dtype=pl.Categorical),
+        pl.Series("t", [1, None], dtype=pl.Datetime("ns", "Europe/Berlin")),
+        pl.Series("l", [[1], [], None]),
+    ],
+    ids=["enum", "categorical", "time zone", "lists"],
+)
+def test_series_of_polars_keep_their_type(place: Place, series: pl.Series) -> None:
+    handle = place.share(series)
+    got = place.resolve(handle, as_="polars")
+    assert got.dtype == series.dtype
+    assert got.equals(series, check_names=True)
+    place.release(handle)
+
+
+def test_columns_that_a_library_does_not_know_are_refused(place: Place) -> None:
+    union = pa.UnionArray.from_sparse(
+        pa.array([0, 1], pa.int8()), [pa.array([1, 2]), pa.array(["a", "b"])]
+    )
+    handle = place.share(union)
+    for form in ("pandas", "polars", "numpy"):
+        with pytest.raises(shm.UnsupportedError, match="as_='arrow'"):
+            place.resolve(handle, as_=form)
+    assert place.resolve(handle, as_="arrow").equals(union)
+    place.release(handle)
+
+
+def test_times_of_many_units_are_the_same_times_in_every_form(place: Place) -> None:
+    for dtype in ("M8[25us]", "m8[3s]", "M8[s]", "M8[10ns]", "m8[ms]", ">M8[7ms]"):
+        array = np.array([0, 1, 7, -3]).astype(dtype)
+        handle = place.share(array)
+        for form in ("arrow", "polars"):
+            got = np.asarray(place.resolve(handle, as_=form))
+            assert (got == array).all(), (dtype, form)
+        place.release(handle)
+
+
+def test_a_copy_is_said_to_be_one(place: Place) -> None:
+    """What pandas or polars converts is refused with ``copy=False``, and counted without."""
+    converted = [
+        ("pandas", np.arange(3).astype("M8[D]")),
+        ("pandas", np.zeros((2, 2), "M8[h]")),
+        ("pandas", np.array(["a", "b"])),
+        ("pandas", np.zeros(3, [("a", "i4"), ("b", "f8")])),
+        ("polars", np.arange(3).astype("M8[s]")),
+        ("polars", pa.table({"a": pa.array([1, 2], pa.timestamp("s"))})),
+        ("polars", pa.table({"a": pa.array([1, 2], pa.time64("us"))})),
+    ]
+    for form, value in converted:
+        handle = place.share(value)
+        before = shm.copy_stats()
+        with pytest.raises(shm.CopyNeededError, match=form):
+            place.resolve(handle, as_=form, copy=False)
+        got = place.resolve(handle, as_=form)
+        assert len(got) == len(value)
+        assert shm.copy_stats().resolved_copied == before.resolved_copied + 1
+        place.release(handle)
+    for form, unit in (("arrow", "ns"), ("polars", "us"), ("pandas", "s")):
+        array = np.arange(3).astype(f"m8[{unit}]")
+        handle = place.share(array)
+        got = place.resolve(handle, as_=form, copy=False)
+        assert (np.asarray(got) == array).all()
+        del got
+        place.release(handle)
+
+
+def test_records_as_frames(place: Place) -> None:
+    records = np.array([(1, 2.5), (3, 4.5)], [("a", "i4"), ("b", "f8")])
+    handle = place.share(records)
+    frame = place.resolve(handle, as_="pandas")
+    assert frame["a"].tolist() == [1, 3]
+    assert frame["b"].tolist() == [2.5, 4.5]
+    place.release(handle)
+    for array in (
+        np.zeros(2, [("a", "i4", 2)]),
+        np.zeros(2, "M8"),
+        np.arange(2).astype("M8[25us]"),
+    ):
+        handle = place.share(array)
+        with pytest.raises(shm.UnsupportedError, match="pandas does not take"):
+            place.resolve(handle, as_="pandas")
+        place.release(handle)
+
+
 def test_what_offers_an_arrow_stream(place: Place) -> None:
     class Stream:
         def __arrow_c_stream__(self, requested_schema: object = None) -> Any:
@@ -275,8 +380,9 @@ def test_forms_and_copies_that_do_not_exist(place: Place) -> None:
     for form in ("jax", "", 3, ["numpy"]):
         with pytest.raises(shm.InvalidOptionError, match="as_"):
             place.resolve(handle, as_=form)
-    with pytest.raises(shm.InvalidOptionError, match="copy"):
-        place.resolve(handle, copy="never")
+    for copy in ("never", [], 2):
+        with pytest.raises(shm.InvalidOptionError, match="copy"):
+            place.resolve(handle, copy=copy)
     place.release(handle)
 
 
@@ -309,6 +415,9 @@ def test_tensors_come_by_dlpack(place: Place, order: Any) -> None:
 def test_tensors_that_cannot_be_shared_say_why(place: Place) -> None:
     with pytest.raises(shm.UnsupportedError, match=r"2:1 \(DLPack\)"):
         place.share(Tensor(np.zeros(3), (2, 1)))
+    for device in (3, (), ("CPU", 0), (1, 0, 0)):
+        with pytest.raises(shm.UnsupportedError, match="no such tensor"):
+            place.share(Tensor(np.zeros(3), device))  # type: ignore[arg-type]
 
     class Bfloat(Tensor):
         def __dlpack__(self, **_keywords: Any) -> Any:

@@ -160,6 +160,7 @@ def test_an_exception_is_not_hidden_by_views(place: Place) -> None:
 
 
 def test_memory_goes_with_the_last_view(place: Place) -> None:
+    shm.configure_pool(**place.where, max_idle_bytes=0)  # no memory is kept
     handle = place.share(np.zeros(1 << 16))
     shm.release(handle, dir=place.dir)
     until(lambda: mappings(place) == 0, "no mapping")

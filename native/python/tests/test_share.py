@@ -7,6 +7,8 @@ import copy
 import gc
 import json
 import math
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +71,9 @@ def test_other_buffers_and_dlpack(place: Place) -> None:
         place.release(handle)
 
 
-@pytest.mark.parametrize("obj", ["text", 3, None, [1], {}, object(), {1, 2}], ids=repr)
+@pytest.mark.parametrize(
+    "obj", ["text", 3, None, [1], {}, object(), {1, 2}, np.ndarray, bytes], ids=repr
+)
 def test_other_objects_are_refused(place: Place, obj: Any) -> None:
     with pytest.raises(shm.UnsupportedError, match="cannot be shared") as caught:
         place.share(obj)
@@ -178,6 +182,13 @@ def test_a_ttl_that_is_none_is_refused_and_leaves_nothing(place: Place, ttl: flo
     assert place.files() == []
 
 
+@pytest.mark.parametrize("copy", ["never", [], 2])
+def test_a_copy_that_is_none_is_refused(place: Place, copy: Any) -> None:
+    with pytest.raises(shm.InvalidOptionError, match="copy"):
+        place.share(b"x", copy=copy)
+    assert place.files() == []
+
+
 def test_who_gives_a_segment_away_may_go_on_looking(place: Place) -> None:
     writer = place.create(slots=1)
     with pytest.raises(shm.NotSealedError):
@@ -249,6 +260,29 @@ def test_the_environment_names_the_place(place: Place, monkeypatch: pytest.Monke
     with shm.attach(handle["name"]) as reader:
         assert reader.read() == b"x"
     shm.release(handle)
+
+
+def test_another_environment_or_working_directory_later_changes_nothing(place: Place) -> None:
+    with tempfile.TemporaryDirectory(dir=place.dir.parent) as elsewhere:
+        out = place.run(
+            """
+            import os, sys, snakepit_shm
+            before = os.environ["SNAKEPIT_SHM_DIR"]
+            os.chdir(before)
+            kept = [snakepit_shm.share(b"first"), snakepit_shm.share(b"second", dir=".")]
+            array = snakepit_shm.empty(10)
+            os.chdir("/")
+            os.environ["SNAKEPIT_SHM_DIR"] = sys.argv[1]
+            os.environ["SNAKEPIT_SHM_NAMESPACE"] = "another"
+            for _ in range(4):  # each looks whether somebody has removed older ones
+                snakepit_shm.release(snakepit_shm.share(b"other"))
+            print(*(bytes(snakepit_shm.resolve(handle, dir=before)).decode() for handle in kept))
+            """,
+            elsewhere,
+        )
+        assert out == "first second\n"
+        assert os.listdir(elsewhere) == []
+    assert place.files() == []  # the array too
 
 
 def test_an_older_handle_of_the_same_name_is_refused(place: Place) -> None:

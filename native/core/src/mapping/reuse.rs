@@ -40,6 +40,7 @@ impl Mapping {
             (self.orphaned(), 0),
             (self.ttl(), 0),
             (self.lender(), 0),
+            (self.home_word(), 0),
             (self.takeovers(), 0),
             (self.discarded(), 0),
             (self.pins(), 0),

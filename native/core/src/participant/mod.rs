@@ -7,6 +7,7 @@
 //!
 //! One more byte serialises creation, takeover and removal in the namespace.
 
+pub(crate) mod linger;
 mod lock;
 mod table;
 
@@ -21,6 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, Weak};
 use std::time::{Duration, Instant};
 
+pub use self::linger::linger;
 pub(crate) use self::lock::NamespaceLock;
 pub(crate) use self::table::CAPACITY;
 pub use self::table::ProcessInfo;

@@ -121,6 +121,8 @@ pub struct PoolStats {
     pub idle_bytes: usize,
     /// Of the kept, files that readers of their last segment still use.
     pub draining: usize,
+    /// Files that were given away with their values and are expected back.
+    pub away: usize,
     /// Segments that live in files of the pool.
     pub live: usize,
     /// Bytes of those files.

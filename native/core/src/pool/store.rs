@@ -1,5 +1,7 @@
 //! What a pool keeps, and how it chooses.
 
+use super::LOOK;
+use super::away::{Away, Come};
 use super::options::{PoolStats, Strategy};
 use crate::error::{Result, ShmError};
 use crate::layout::Geometry;
@@ -55,10 +57,26 @@ struct Live {
     needed: usize,
 }
 
+/// What a pool has no use for any more: gone when this is dropped, without the pool's lock.
+#[derive(Debug)]
+pub(super) struct Out {
+    idle: Vec<Idle>,
+    _forgone: Vec<Away>,
+}
+
+impl Out {
+    /// Bytes of the files that are removed.
+    pub(super) fn bytes(&self) -> usize {
+        self.idle.iter().map(|idle| idle.retired.room()).sum()
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Store {
     /// In the order in which they became idle.
     idle: Vec<Idle>,
+    /// In the order in which they were given away.
+    away: Vec<Away>,
     /// By incarnation.
     live: HashMap<String, Live>,
     last_id: u64,
@@ -83,6 +101,7 @@ impl Store {
         kind: &Kind,
         strategy: Strategy,
     ) -> Option<Idle> {
+        self.welcome();
         let needed = geometry.file_len(platform::page_size());
         let mut fit: Vec<(usize, usize)> = self
             .idle
@@ -130,9 +149,51 @@ impl Store {
         self.idle.iter().any(|idle| idle.id == id)
     }
 
-    /// Takes out what is lost, too much, or has been idle for too long.
-    pub(super) fn trim(&mut self, most_bytes: usize, most: usize, timeout: Duration) -> Vec<Idle> {
+    /// Memory that was given away, and will come back if all goes well.
+    pub(super) fn expect(&mut self, away: Away) {
+        self.away.push(away);
+    }
+
+    /// Memory that was given away and is not to be waited for any more.
+    pub(super) fn unexpect(&mut self, incarnation: &str) -> Option<Away> {
+        let at = self.away.iter().position(|away| away.is_of(incarnation))?;
+        Some(self.away.remove(at))
+    }
+
+    pub(super) fn is_expecting(&self) -> bool {
+        !self.away.is_empty()
+    }
+
+    /// Takes in what has come back.
+    fn welcome(&mut self) {
+        for away in std::mem::take(&mut self.away) {
+            match away.come_home() {
+                Come::Home(retired, past) => {
+                    self.keep(retired, past);
+                }
+                Come::NotYet(away) => self.away.push(away),
+                Come::Never => {}
+            }
+        }
+    }
+
+    /// Takes out what is lost, too much, or has been idle, or away, for too long.
+    pub(super) fn trim(&mut self, most_bytes: usize, most: usize, timeout: Duration) -> Out {
         let now = Instant::now();
+        self.welcome();
+        let (mut forgone, mut away): (Vec<_>, Vec<_>) = std::mem::take(&mut self.away)
+            .into_iter()
+            .partition(|away| {
+                let waited = now.duration_since(away.since);
+                waited >= timeout || waited >= LOOK && away.is_lost()
+            });
+        let mut bytes: usize = away.iter().map(Away::room).sum();
+        while away.len() > most || bytes > most_bytes {
+            let oldest = away.remove(0);
+            bytes -= oldest.room();
+            forgone.push(oldest);
+        }
+        self.away = away;
         let (mut out, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.idle)
             .into_iter()
             .partition(|idle| idle.retired.is_lost() || now.duration_since(idle.since) >= timeout);
@@ -145,12 +206,19 @@ impl Store {
         }
         out.extend(self.idle.drain(..too_many));
         self.removed += out.len() as u64;
-        out
+        Out {
+            idle: out,
+            _forgone: forgone,
+        }
     }
 
-    pub(super) fn clear(&mut self) -> Vec<Idle> {
+    pub(super) fn clear(&mut self) -> Out {
+        self.welcome();
         self.removed += self.idle.len() as u64;
-        std::mem::take(&mut self.idle)
+        Out {
+            idle: std::mem::take(&mut self.idle),
+            _forgone: std::mem::take(&mut self.away),
+        }
     }
 
     pub(super) fn oldest(&self) -> Option<Instant> {
@@ -189,8 +257,12 @@ impl Store {
 
     /// A segment ends; what there was to remember of it.
     pub(super) fn ended(&mut self, incarnation: &str) -> Past {
-        let live = self.live.remove(incarnation);
-        live.map(|live| live.past).unwrap_or_default()
+        self.forget(incarnation).unwrap_or_default()
+    }
+
+    /// A segment leaves this pool, if it is one of it.
+    pub(super) fn forget(&mut self, incarnation: &str) -> Option<Past> {
+        self.live.remove(incarnation).map(|live| live.past)
     }
 
     /// Cuts the files of the segments that live down to what they need; returns how many bytes that were.
@@ -241,6 +313,7 @@ impl Store {
                 .iter()
                 .filter(|idle| idle.retired.is_read())
                 .count(),
+            away: self.away.len(),
             live: self.live.len(),
             live_bytes: sum(|live| live.room),
             needed_bytes: sum(|live| live.needed),

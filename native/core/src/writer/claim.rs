@@ -9,7 +9,7 @@ use crate::options::SegmentOptions;
 use crate::patch::Ranges;
 use crate::platform;
 use crate::reclaim;
-use crate::retired::Retired;
+use crate::retired::{Ended, Retired};
 use crate::segment::{Segment, corrupted};
 use crate::seqlock::{self, NoValue, Words};
 use crate::tenure;
@@ -258,27 +258,32 @@ impl SegmentWriter {
         remove(&self.segment)
     }
 
-    /// Takes the segment out of its name and keeps its memory; `None` when that was not to be had, and is
-    /// removed. Attached readers keep what they have mapped and are told that it is closed.
-    pub(crate) fn retire(mut self) -> Result<Option<Retired>> {
+    /// Takes the segment out of its name and keeps its memory, if it is `wanted` here or expected elsewhere and is
+    /// to be had. Attached readers keep what they have mapped and are told that it is closed.
+    pub(crate) fn retire(mut self, wanted: bool) -> Result<Ended> {
         if let Some(crowd) = self.crowd.take() {
             crowd.leave(); // holds the segment
         }
-        let shared = Arc::strong_count(&self.segment) > 1; // views of the sealed value, in this process
-        if shared || !self.segment.plain || !self.holds_claim || self.in_child() {
+        if !self.segment.plain || !self.holds_claim || self.in_child() {
             self.remove()?;
-            return Ok(None);
+            return Ok(Ended::Removed);
+        }
+        // Views of the sealed value, in this process, hold the mapping: the memory cannot be kept here. Elsewhere it
+        // waits for them as for all who look.
+        if Arc::strong_count(&self.segment) > 1 {
+            self.holds_claim = false;
+            return Retired::send(&self.segment);
         }
         self.holds_claim = false;
         let segment = self.segment.clone();
         drop(self);
         match Arc::try_unwrap(segment) {
-            Ok(segment) => Retired::of(segment),
+            Ok(segment) => Retired::of(segment, wanted),
             // Somebody in this process came to look at it in this moment, a pool that made it for one.
             Err(shared) => {
                 shared.give_claim_back(true);
                 remove(&shared)?;
-                Ok(None)
+                Ok(Ended::Removed)
             }
         }
     }

@@ -5,11 +5,12 @@ use super::claim::{self, For};
 use crate::error::{Result, ShmError};
 use crate::handle::Handle;
 use crate::hazard::Lookout;
-use crate::layout::SegmentState;
+use crate::layout::{SegmentState, flags};
 use crate::platform::{self, fork};
 pub use crate::reclaim::MAX_TTL;
 use crate::segment::Segment;
 use crate::view::{Attachment, SealedView};
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -42,40 +43,75 @@ pub struct Lent {
     attachment: Arc<Attachment>,
 }
 
-/// What is left of a writer that has given its place up and cannot unmap the memory yet. Holds it until dropped.
+/// Keeps memory of a segment mapped, and from being used again, until dropped; made by [`SegmentWriter::onlooker`].
 #[derive(Debug)]
-pub struct Left {
-    _segment: Arc<Segment>,
+pub struct Onlooker {
+    _attachment: Attachment,
 }
 
 impl SegmentWriter {
-    /// [`Self::release`] where memory of the slots is still in use here, in ways that this crate does not know of:
-    /// no pool uses it again.
+    /// Takes over what was given away, in the mapping of the view that found it so; `None` when somebody else was
+    /// faster, or its time ran out in this moment.
+    pub(crate) fn of_view(view: &SealedView) -> Result<Option<Self>> {
+        let segment = view.shared_segment().clone();
+        match claim::claim(&segment, For::Keeping) {
+            Ok(()) => {}
+            Err(
+                ShmError::SegmentBusy { .. } | ShmError::NotFound { .. } | ShmError::Closed { .. },
+            ) => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        let lookout = Lookout::of_next(&*segment.mapping, platform::barrier::register);
+        let mut writer = Self::of_shared(segment, lookout);
+        if let Err(error) = writer.resume() {
+            writer.give_back(false);
+            return Err(error);
+        }
+        Ok(Some(writer))
+    }
+
+    /// Permission bits of the segment's file, as far as they can be told.
+    pub fn permissions(&self) -> Option<u32> {
+        let path = self.segment.place.dir.join(&self.segment.file);
+        let found = path.symlink_metadata().ok()?;
+        Some(found.permissions().mode() & 0o777)
+    }
+
+    /// Whether values carry a checksum, which whoever views one computes.
+    pub fn is_checked(&self) -> bool {
+        self.segment.mapping.geometry().has(flags::CRC32C)
+    }
+
+    /// For memory of the slots that is still in use here when the writer has gone, in ways that this crate does not
+    /// know of: the segment has a reader more, and no pool uses its memory again, until this is dropped. To be had
+    /// before the claim is given back.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
     /// use snakepit_shm::SegmentOptions;
     ///
-    /// let options = SegmentOptions::new("left").dir(dir.path());
-    /// let left = options.create().unwrap().leave();
+    /// let options = SegmentOptions::new("looked-at").dir(dir.path());
+    /// let writer = options.create().unwrap();
+    /// let onlooker = writer.onlooker();
+    /// writer.release().unwrap();
     /// options.attach_writer().unwrap().close().unwrap();
-    /// drop(left);
+    /// drop(onlooker);
     /// ```
-    pub fn leave(mut self) -> Left {
-        if self.holds_claim && !self.in_child() {
-            self.segment.mapping.inherited().store(1, Ordering::Relaxed);
-        }
-        self.give_back(false);
-        Left {
-            _segment: self.segment.clone(),
+    pub fn onlooker(&self) -> Onlooker {
+        let segment = &self.segment;
+        let attachment = Attachment::of_writer(segment.clone()).unwrap_or_else(|_full| {
+            // No room in the table to say until when: for ever, then.
+            segment.mapping.inherited().store(1, Ordering::Relaxed);
+            Attachment::uncounted(segment.clone())
+        });
+        Onlooker {
+            _attachment: attachment,
         }
     }
 
     /// Gives the claim on a sealed segment back: whoever has its handle may take it, and if nobody has in
-    /// `ttl`, it is removed by whoever cleans up next. Views of it stay valid; a second call does nothing.
-    ///
-    /// `looked_at` says that memory of the slots stays mapped here for writing, in ways that this crate does
-    /// not know of: no pool uses the memory again then.
+    /// `ttl`, it is removed by whoever cleans up next. Views of it stay valid; a second call does nothing. A writer
+    /// whose memory comes from a pool gives it away through that ([`Pool::give_away`](crate::Pool::give_away)).
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -86,7 +122,7 @@ impl SegmentWriter {
     /// let mut writer = options.create().unwrap();
     /// writer.write(b"for you").unwrap();
     /// writer.seal().unwrap();
-    /// writer.give_away(Duration::from_secs(60), false).unwrap();
+    /// writer.give_away(Duration::from_secs(60)).unwrap();
     ///
     /// let taken = options.adopt().unwrap();
     /// assert_eq!(&taken.sealed().unwrap()[..], b"for you");
@@ -96,7 +132,7 @@ impl SegmentWriter {
     /// # Errors
     ///
     /// [`ShmError::NotSealed`], and [`ShmError::InvalidOption`] for no time at all or more than [`MAX_TTL`].
-    pub fn give_away(&mut self, ttl: Duration, looked_at: bool) -> Result<()> {
+    pub fn give_away(&mut self, ttl: Duration) -> Result<()> {
         if ttl.is_zero() || ttl > MAX_TTL {
             return Err(ShmError::InvalidOption {
                 option: "ttl",
@@ -112,9 +148,6 @@ impl SegmentWriter {
             return Ok(());
         }
         let mapping = &*self.segment.mapping;
-        if looked_at {
-            mapping.inherited().store(1, Ordering::Relaxed);
-        }
         // MAX_TTL fits. Relaxed, both: the Release of the claim publishes them.
         let nanos = u64::try_from(ttl.as_nanos()).unwrap_or(u64::MAX);
         mapping.ttl().store(nanos, Ordering::Relaxed);

@@ -6,7 +6,7 @@ mod handover;
 mod publish;
 
 pub(crate) use claim::torn_by_death;
-pub use handover::{Left, Lent, MAX_TTL};
+pub use handover::{Lent, MAX_TTL, Onlooker};
 
 use crate::descriptor::{DataFormat, Descriptor};
 use crate::error::{Result, ShmError};

@@ -12,9 +12,6 @@ Errors: `ShmError` and its subclasses, each also the built-in exception that fit
 
 from __future__ import annotations
 
-import os as _os
-
-from . import _native
 from ._api import (
     MAX_CAPACITY,
     MIN_CAPACITY,
@@ -147,6 +144,3 @@ __all__ = [
     "write_many",
     "zeros",
 ]
-
-# A child must know that the claims of inherited writers are its parent's.
-_os.register_at_fork(after_in_child=_native.after_fork_in_child)

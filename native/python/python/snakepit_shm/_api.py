@@ -7,12 +7,14 @@ import contextlib
 import json
 import os
 import sys
+import threading
+import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from . import _native
-from ._errors import InvalidSizeError, ShmError
+from ._errors import ClosedError, InvalidSizeError, ShmError
 from ._native import Reader, Writer
 from ._types import Capabilities, CleanupItem, CleanupReport, SegmentInfo
 
@@ -21,6 +23,12 @@ _Open = TypeVar("_Open", Reader, Writer)
 # What is open, to be closed when the interpreter ends: nothing is left behind then.
 _readers: weakref.WeakSet[Reader] = weakref.WeakSet()
 _writers: weakref.WeakSet[Writer] = weakref.WeakSet()
+_opening: set[int] = set()
+"""Threads that are about to open something."""
+_ending = False
+"""Whether that has begun."""
+_PATIENCE = 1.0
+"""Seconds at exit for those of other threads that are on their way: microseconds as a rule."""
 
 StrPath = str | os.PathLike[str]
 
@@ -122,12 +130,12 @@ def create(
             f"nearest valid: {nearest})",
             remedy=f"ask for {nearest} bytes",
         )
-    return _track(_native.create(name, size, options))
+    return _open(_native.create, name, size, options)
 
 
 def create_pooled(name: str, size: int, **options: Any) -> Writer:
     """`create` in memory of this process's pool, of valid size and with options of `create`."""
-    return _track(_native.create(name, size, {**options, "pooled": True}))
+    return _open(_native.create, name, size, {**options, "pooled": True})
 
 
 def attach(
@@ -166,7 +174,7 @@ def attach(
         "dont_fork": dont_fork,
         "schema_id": schema_id,
     }
-    return _track(_native.attach(name, options))
+    return _open(_native.attach, name, options)
 
 
 def attach_writer(
@@ -194,7 +202,7 @@ def attach_writer(
         "dont_fork": dont_fork,
         "schema_id": schema_id,
     }
-    return _track(_native.attach_writer(name, options))
+    return _open(_native.attach_writer, name, options)
 
 
 def list_segments(*, namespace: str | None = None, dir: StrPath | None = None) -> list[SegmentInfo]:
@@ -284,27 +292,59 @@ def remove(name: str, *, namespace: str | None = None, dir: StrPath | None = Non
     _native.remove(name, {"namespace": namespace, "dir": dir})
 
 
-def _track(opened: _Open) -> _Open:
-    if isinstance(opened, Reader):
-        _readers.add(opened)
-    else:
-        _writers.add(opened)
+def _open(make: Callable[..., _Open], *arguments: Any) -> _Open:
+    """Make a reader or a writer, and see to it that it is closed at exit."""
+    thread = threading.get_ident()
+    _opening.add(thread)
+    try:
+        opened = make(*arguments)
+        if isinstance(opened, Reader):
+            _readers.add(opened)
+        else:
+            _writers.add(opened)
+    finally:
+        _opening.discard(thread)
+    if _ending and threading.current_thread() is not threading.main_thread():
+        with contextlib.suppress(ShmError):
+            _native.close_at_exit(opened)
+        raise ClosedError(
+            f"segment {opened.name} was closed at once: the interpreter is ending",
+            remedy="end threads before the interpreter ends",
+            segment=opened.name,
+        )
     return opened
 
 
 def _close_all() -> None:
-    """At exit: readers first, so that a writer that closes finds its segment unused."""
-    left: list[Reader | Writer] = [*_readers, *_writers]
-    for opened in left:
+    """At exit: readers first, so that a writer that closes finds its segment unused.
+
+    Daemon threads go on meanwhile. What they open from here on is closed by themselves, what they
+    write is written when it is closed here, and what is kept is given back when all is closed.
+    """
+    global _ending  # noqa: PLW0603
+    _ending = True
+    patience = time.monotonic() + _PATIENCE
+    while _opening - {threading.get_ident()} and time.monotonic() < patience:
+        time.sleep(0.0005)
+    for opened in _all_open():
         # What cannot be closed goes with the process, and its files with the next cleanup.
         with contextlib.suppress(ShmError):
             _native.close_at_exit(opened)
+    _native.drain_pools()
+
+
+def _all_open() -> list[Reader | Writer]:
+    while True:
+        # Another thread opens or closes something meanwhile.
+        with contextlib.suppress(RuntimeError):
+            return [*_readers, *_writers]
 
 
 def _forget_all() -> None:
     """In a forked child: what its parent opened is the parent's to close."""
     _readers.clear()
     _writers.clear()
+    _opening.clear()
 
 
 atexit.register(_close_all)

@@ -11,6 +11,10 @@ from ._native import Writer
 KIND = b"snakepit_shm"
 """Metadata of a schema that says what the only column of a table was before it was shared."""
 
+_UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
+"""What pyarrow answers to bytes that are no table, beside its own exceptions: some types of a
+schema are made by Python code."""
+
 
 def is_table(obj: object) -> bool:
     """Whether `obj` is a pyarrow Table or RecordBatch. Imports nothing: who has one has pyarrow."""
@@ -66,11 +70,12 @@ def _of_pandas(pa: Any, obj: Any) -> Any:
     return _marked(pa.Table.from_pandas(frame), "unnamed series" if unnamed else "series")
 
 
-def _of_polars(pa: Any, obj: Any) -> Any:
+def _of_polars(_pa: Any, obj: Any) -> Any:
     _check_polars(obj)
     if type(obj).__name__ == "DataFrame":
         return obj.to_arrow()
-    return _marked(pa.table({obj.name: obj.to_arrow()}), "series")
+    # By way of a table, whose fields say more than a column does (which categories an Enum has).
+    return _marked(obj.to_frame().to_arrow(), "series")
 
 
 def _check_polars(obj: Any) -> None:
@@ -113,17 +118,49 @@ def write_table(writer: Writer, table: Any, nbytes: int) -> int:
 
 
 def read_table(value: memoryview, segment: str) -> Any:
-    """The table in `value`; its columns lie in that memory, without a copy."""
+    """The table in `value`; its columns lie in that memory, without a copy.
+
+    Raises:
+        CorruptedError: The bytes are no table, or one whose columns point outside of themselves.
+    """
     pa = _pyarrow(f"reading an Arrow table from segment {segment}", segment)
     try:
         with pa.ipc.open_stream(pa.py_buffer(value)) as stream:
-            return stream.read_all()
-    except (pa.ArrowInvalid, OSError) as error:
+            table = stream.read_all()
+        # Libraries follow offsets and indices without a look, and a wild one ends the process. What
+        # has none (numbers) costs nothing here.
+        table.validate(full=True)
+        _ = table.column_names  # which validate() takes for UTF-8
+    except (*_UNREADABLE, pa.ArrowException) as error:
         raise CorruptedError(
             f"the value of segment {segment} is no Arrow IPC stream: {error}",
             remedy="check the writer, or read the bytes with read()",
             segment=segment,
         ) from error
+    return table
+
+
+def read_value(value: memoryview, segment: str) -> Any:
+    """`read_table`, or the column that it was made of."""
+    table, kind = unmarked(read_table(value, segment))
+    return table if kind == "table" else only_column(table)
+
+
+def only_column(table: Any) -> Any:
+    """The column of a table that was one: in one piece, if it was."""
+    column = table.column(0)
+    # A stream has no batch of what is empty.
+    return column if column.num_chunks > 1 else column.combine_chunks()
+
+
+def stream_bytes(table: Any) -> bytes:
+    """The table's IPC stream."""
+    import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    _write_stream(table, sink)
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
 
 
 def _pyarrow(what: str, segment: str | None = None) -> Any:

@@ -68,7 +68,7 @@ def _expire(future: asyncio.Future[int]) -> None:
 
 
 _hubs: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Hub] = weakref.WeakKeyDictionary()
-_lock = threading.Lock()
+_lock = threading.RLock()
 
 
 def _hub(loop: asyncio.AbstractEventLoop) -> _Hub:
@@ -78,7 +78,7 @@ def _hub(loop: asyncio.AbstractEventLoop) -> _Hub:
     with _lock:
         # A loop that was closed polls nothing any more, and its descriptor is to go.
         for other in [other for other in _hubs if other.is_closed()]:
-            del _hubs[other]
+            _hubs.pop(other, None)
         hub = _hubs[loop] = _Hub(loop)
     return hub
 
@@ -87,7 +87,7 @@ def _after_fork_in_child() -> None:
     """The loops and descriptors are the parent's; another of its threads may have had the lock."""
     global _hubs, _lock  # noqa: PLW0603
     _hubs = weakref.WeakKeyDictionary()
-    _lock = threading.Lock()
+    _lock = threading.RLock()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

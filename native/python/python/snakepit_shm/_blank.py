@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import operator
 import sys
 import weakref
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -48,6 +49,7 @@ class Region(NamedTuple):
     address: int
     nbytes: int
     place: Place
+    """As it was meant then: neither is ``None``."""
 
 
 _regions: dict[int, Region] = {}
@@ -83,13 +85,9 @@ def check(
     shape: int | tuple[int, ...], dtype: npt.DTypeLike, order: str
 ) -> tuple[Dims, np.dtype[Any], int]:
     """Shape, dtype and bytes of an array, or the error that says what is wrong with them."""
-    if order not in {"C", "F"}:
+    if order not in ("C", "F"):  # a tuple: what is given may have no hash
         raise InvalidOptionError(f"invalid option order: expected 'C' or 'F', got {order!r}")
-    try:
-        dims = (shape,) if isinstance(shape, int) else tuple(shape)
-        dims = tuple(int(dim.__index__()) for dim in dims)
-    except (TypeError, AttributeError):
-        dims = (-1,)
+    dims = _dims(shape)
     if any(dim < 0 for dim in dims):
         raise InvalidOptionError(
             "invalid option shape: expected a whole number from 0 or a sequence of them, "
@@ -103,6 +101,23 @@ def check(
             f"an array cannot have the dtype {kind}", remedy="make its shape part of the array's"
         )
     return dims, kind, math.prod(dims) * kind.itemsize
+
+
+def _dims(shape: Any) -> Dims:
+    """The shape as a tuple; with a negative dimension for what is none."""
+    with contextlib.suppress(TypeError):
+        return (operator.index(shape),)
+    with contextlib.suppress(TypeError):
+        return tuple(operator.index(dim) for dim in shape)
+    return (-1,)
+
+
+def of_nothing(dims: Dims, dtype: np.dtype[Any], order: _Order) -> npt.NDArray[Any]:
+    """An array without a byte, which lies nowhere."""
+    try:
+        return np.empty(dims, dtype, order)
+    except ValueError as error:  # a dimension, or all but the 0, beyond what can be counted
+        raise InvalidOptionError(f"invalid option shape: {error}, got {dims}") from error
 
 
 def region_of(obj: object) -> Region | None:
@@ -119,6 +134,7 @@ def seal(region: Region, array: npt.NDArray[Any]) -> None:
     Raises:
         ViewsAliveError: Other arrays over the memory live, which could.
         CopyNeededError: The array is not all of the region.
+        TruncatedError: The file was cut. What the array holds is lost; it stays read-only.
     """
     storage = storage_of(array.dtype)
     whole = (
@@ -152,8 +168,8 @@ def seal(region: Region, array: npt.NDArray[Any]) -> None:
     try:
         region.blank.seal(storage.dtype, array.shape, order_of(array))
     except BaseException:
-        root.setflags(write=True)
-        array.setflags(write=True)
+        # Numpy gives the right to write back to nobody who does not own the memory. But the region
+        # goes with its last array, as one that was not shared.
         _regions[id(root)] = region
         raise
 

@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, final
 
-import numpy as np
-
 from ._api import StrPath, attach_writer
-from ._errors import InvalidHandleError, InvalidOptionError, NotFoundError
+from ._elements import plain_dtype
+from ._errors import InvalidHandleError, NotFoundError
 from ._native import Loan, Writer
-from ._share import Handle
+from ._share import Handle, check_ttl
 
 if TYPE_CHECKING:
     import numpy.typing as npt  # at run time it would be one more module to import
@@ -20,9 +19,6 @@ if TYPE_CHECKING:
 _MARKER = "__snakepit_shm_loan__"
 _NEEDED = {_MARKER: int, "name": str, "namespace": str, "size": int, "token": str}
 _ALLOWED = {**_NEEDED, "dtype": str, "shape": list}
-
-LONGEST_TTL = 7 * 24 * 3600.0
-"""Seconds for which a value that was given away can wait."""
 
 
 @final
@@ -123,17 +119,14 @@ def borrow(
         NotFoundError: The region was removed.
         SegmentBusyError: Another process fills it.
         SealedError: It was filled and sealed before.
+        InvalidOptionError: ``ttl`` is not above 0, or more than seven days.
     """
     given = _parse(loan)
-    if not 0 < ttl <= LONGEST_TTL:
-        raise InvalidOptionError(
-            f"invalid option ttl: expected more than 0 and at most {LONGEST_TTL:.0f} s, got {ttl}",
-            remedy="pass how long the value may wait to be fetched",
-        )
+    check_ttl(ttl)
     if dtype is None and "dtype" in given:
         try:
-            dtype = np.dtype(given["dtype"])
-        except (TypeError, ValueError) as error:
+            dtype = plain_dtype(given["dtype"])
+        except ValueError as error:
             raise _invalid(f"dtype {given['dtype'][:40]!r} is none") from error
         shape = given.get("shape") if shape is None else shape
     return Borrowed(given, shape, dtype, dir, ttl)

@@ -25,7 +25,7 @@ class CopyStats(NamedTuple):
     """Bytes of the values that they were made of."""
 
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 _counts = dict.fromkeys(CopyStats._fields, 0)
 
 
@@ -61,4 +61,4 @@ def _note(what: str, name: str, nbytes: int, why: str | None) -> None:
 def forget_all() -> None:
     """In a forked child: a thread of the parent may have held the lock."""
     global _lock  # noqa: PLW0603
-    _lock = threading.Lock()
+    _lock = threading.RLock()

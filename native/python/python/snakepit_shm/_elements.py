@@ -36,6 +36,7 @@ EXTENSIONS = frozenset(
 
 _PLAIN_KINDS = "biufcmMSU"
 _TYPESTR = re.compile(r"[<>|][biufcmMSU][0-9]{1,9}(\[[0-9]{0,9}[A-Za-z]{1,2}\])?", re.ASCII)
+_OPAQUE = re.compile(r"\|V[1-9][0-9]{0,5}", re.ASCII)
 _LONGEST_TYPESTR = 8
 _LARGEST_OPAQUE = 999_999
 _LONGEST_ELEMENT = 4096
@@ -189,16 +190,35 @@ def _dtype(element: str) -> np.dtype[Any]:
         return named
     if element.startswith("{"):
         return _record_dtype(json.loads(element), 0)
-    return _plain_dtype(element)
+    return plain_dtype(element)
 
 
-def _plain_dtype(typestr: object) -> np.dtype[Any]:
+def plain_dtype(typestr: object) -> np.dtype[Any]:
+    """The dtype of one of numpy's array-protocol strings, which came from anybody.
+
+    Raises:
+        ValueError: It is none, or says a dtype that is made of others or holds pointers.
+    """
     if not isinstance(typestr, str) or not _TYPESTR.fullmatch(typestr):
         raise ValueError("no plain dtype")
-    dtype = np.dtype(typestr)
+    try:
+        dtype = np.dtype(typestr)
+    except (TypeError, OverflowError, SyntaxError) as error:
+        raise ValueError(str(error)) from error
     if dtype.str != typestr or dtype.kind not in _PLAIN_KINDS:
         raise ValueError("not numpy's own spelling")
     return dtype
+
+
+def stored_dtype(typestr: object) -> np.dtype[Any]:
+    """What `Storage` tells a segment, as it comes back: `plain_dtype`, or bytes without a meaning.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if isinstance(typestr, str) and _OPAQUE.fullmatch(typestr):
+        return np.dtype(typestr)
+    return plain_dtype(typestr)
 
 
 def _record_dtype(given: object, depth: int) -> np.dtype[Any]:
@@ -227,4 +247,4 @@ def _format_dtype(given: object, depth: int) -> np.dtype[Any]:
         return many
     if isinstance(given, dict):
         return _record_dtype(given, depth + 1)
-    return _plain_dtype(given)
+    return plain_dtype(given)

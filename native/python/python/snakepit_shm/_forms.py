@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -80,7 +81,8 @@ def resolve(view: View, element: str | None, form: _Form | None, copy: bool | No
     """The value in that form."""
     wanted = _OWN_FORM[view.format] if form is None else form
     maker = _MAKERS.get(wanted) if isinstance(wanted, str) else None
-    if maker is None or copy not in {None, False, True}:
+    # A tuple, for what is given may have no hash.
+    if maker is None or copy not in (None, False, True):
         option, given, expected = (
             ("copy", copy, "None, False or True")
             if maker is not None
@@ -115,18 +117,18 @@ def _numpy(value: Value) -> npt.NDArray[Any]:
     table, kind = _table(value)
     if kind == "table":
         value.refuse("numpy", "resolve it as_='arrow' and take a column")
-    column = _only_column(table)
+    column = _arrow.only_column(table)
     try:
         return np.asarray(column.to_numpy(zero_copy_only=True))
     except (ValueError, NotImplementedError) as error:
         value.must_copy(str(error))
+    with _conversion(value, "numpy"):
         return np.asarray(column.to_numpy(zero_copy_only=False))
 
 
 def _arrow_form(value: Value) -> Any:
     if value.view.format == "arrow_ipc":
-        table, kind = _table(value)
-        return table if kind == "table" else _only_column(table)
+        return _arrow.read_value(value.memory(), value.view.segment)
     if value.view.format != "numpy":
         value.refuse("arrow", "resolve it as_='memoryview'")
     return _arrow_column(value, "arrow")
@@ -138,8 +140,11 @@ def _pandas(value: Value) -> Any:
         table, kind = _table(value)
         if not value.copy:
             _check_pandas(value, table)
-        # One that fails half-way never lets go of the columns that it has converted.
-        frame = table.to_pandas(split_blocks=True, zero_copy_only=value.why is None)
+        # One that fails half-way never lets go of the columns that it has converted; and without
+        # rows there is nothing to copy, which it takes for a failure.
+        in_place = value.why is None and table.num_rows > 0
+        with _conversion(value, "pandas"):
+            frame = table.to_pandas(split_blocks=True, zero_copy_only=in_place)
         if kind == "table":
             return frame
         series = frame.iloc[:, 0]
@@ -147,11 +152,20 @@ def _pandas(value: Value) -> Any:
     if value.view.format != "numpy":
         value.refuse("pandas", "resolve it as_='memoryview'")
     array = _numpy(value)
-    if array.ndim == 1:
-        return pd.Series(array, copy=False)
-    if array.ndim == 2:  # noqa: PLR2004
-        return pd.DataFrame(array, copy=False)
-    return value.refuse("pandas", "resolve it as_='numpy': it has not one or two dimensions")
+    if array.ndim not in (1, 2):
+        value.refuse("pandas", "resolve it as_='numpy': it has not one or two dimensions")
+    made: Any
+    with _conversion(value, "pandas"):
+        if array.ndim == 1 and array.dtype.names is None:
+            made = pd.Series(array, copy=False)
+            kinds = [made.dtype]
+        else:
+            made = pd.DataFrame(array, copy=False)  # of records, too
+            kinds = list(made.dtypes)
+    as_it_was = array.dtype.names is None and all(isinstance(kind, np.dtype) for kind in kinds)
+    if array.size and not (as_it_was and np.may_share_memory(made.to_numpy(), array)):
+        value.must_copy(f"pandas has another form of dtype {array.dtype}")
+    return made
 
 
 def _check_pandas(value: Value, table: Any) -> None:
@@ -175,12 +189,21 @@ def _polars(value: Value) -> Any:
         table, kind = _table(value)
         if not value.copy:
             _check_polars(value, table)
-        frame: Any = pl.from_arrow(table, rechunk=False)
+        with _conversion(value, "polars", pl.exceptions.PanicException):
+            frame: Any = pl.from_arrow(table, rechunk=False)
         frame.columns = table.column_names  # polars has names of its own for those without
         return frame if kind == "table" else frame.to_series(0)
     if value.view.format != "numpy":
         value.refuse("polars", "resolve it as_='memoryview'")
-    return pl.from_arrow(_arrow_column(value, "polars"), rechunk=False)
+    column = _arrow_column(value, "polars")
+    if _in_other_units(column.type):
+        value.must_copy(f"polars converts type {column.type}")
+    return pl.from_arrow(column, rechunk=False)
+
+
+def _in_other_units(kind: Any) -> bool:
+    """Whether these are times in units that polars has not."""
+    return str(kind).startswith(("timestamp[s", "duration[s", "time64[us"))
 
 
 def _check_polars(value: Value, table: Any) -> None:
@@ -189,7 +212,7 @@ def _check_polars(value: Value, table: Any) -> None:
     types = pa.types
     taken = (types.is_integer, types.is_floating, types.is_boolean, types.is_temporal,
              lambda t: str(t) in {"string_view", "binary_view"})  # fmt: skip
-    converted = (types.is_date64, types.is_time32, types.is_float16)
+    converted = (types.is_date64, types.is_time32, types.is_float16, _in_other_units)
     for field in table.schema:
         kind = field.type
         if not any(is_kind(kind) for is_kind in taken) or any(is_it(kind) for is_it in converted):
@@ -231,13 +254,29 @@ def _torch_name(value: Value) -> str:
     return dtype.name
 
 
+@contextlib.contextmanager
+def _conversion(value: Value, form: str, panic: type[BaseException] = Exception) -> Iterator[None]:
+    """The time in which another library converts a table, which it may refuse in any way.
+
+    Args:
+        value: What is converted.
+        form: Into what.
+        panic: What the library raises that is no `Exception`.
+    """
+    try:
+        yield
+    except (ImportError, MemoryError):
+        raise
+    except (Exception, panic) as error:
+        raise UnsupportedError(
+            f"{form} does not take what segment {value.view.segment} holds: {error}",
+            remedy="resolve it as_='arrow'",
+            segment=value.view.segment,
+        ) from error
+
+
 def _table(value: Value) -> tuple[Any, str]:
     return _arrow.unmarked(_arrow.read_table(value.memory(), value.view.segment))
-
-
-def _only_column(table: Any) -> Any:
-    column = table.column(0)
-    return column.chunk(0) if column.num_chunks == 1 else column
 
 
 def _arrow_column(value: Value, form: str) -> Any:
@@ -247,19 +286,32 @@ def _arrow_column(value: Value, form: str) -> Any:
         value.refuse(form, "resolve it as_='numpy': an Arrow array has one dimension")
     try:
         if array.dtype.kind in "iuf" and array.dtype.isnative:
-            column = pa.Array.from_buffers(
+            return pa.Array.from_buffers(
                 pa.from_numpy_dtype(array.dtype), len(array), [None, pa.py_buffer(array)]
             )
-        else:
-            value.must_copy(f"Arrow has another form of dtype {array.dtype}")
-            column = pa.array(array.astype(array.dtype.newbyteorder("="), copy=False))
+        column = pa.array(array.astype(_arrow_dtype(array.dtype), copy=False))
     except (pa.ArrowException, TypeError, NotImplementedError) as error:
         raise UnsupportedError(
             f"Arrow has no type for an array of dtype {array.dtype}: {error}",
             remedy="resolve it as_='numpy'",
             segment=value.view.segment,
         ) from error
+    values = column.buffers()[1]
+    if array.size and (values is None or values.address != array.ctypes.data):
+        value.must_copy(f"Arrow has another form of dtype {array.dtype}")
     return column
+
+
+def _arrow_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype in which pyarrow takes an array: this machine's order, and whole units of time.
+
+    Of ``"M8[25us]"`` it would take the numbers for microseconds.
+    """
+    dtype = dtype.newbyteorder("=")
+    if dtype.kind not in "Mm":
+        return dtype
+    unit, count = np.datetime_data(dtype)
+    return dtype if count == 1 else np.dtype(f"{dtype.kind}8[{unit}]")
 
 
 _MAKERS: dict[str, Callable[[Value], Any]] = {

@@ -58,7 +58,7 @@ def plan(obj: Any) -> Plan:
     torch: Any = sys.modules.get("torch")
     if torch is not None and isinstance(obj, torch.Tensor):
         return array_plan(*_of_torch(torch, obj))
-    if hasattr(obj, "__dlpack__"):
+    if hasattr(obj, "__dlpack__") and not isinstance(obj, type):
         return _of_dlpack(obj)
     try:
         view = memoryview(obj)
@@ -146,15 +146,13 @@ def _of_torch(torch: Any, tensor: Any) -> tuple[npt.NDArray[Any], Storage]:
 def _of_dlpack(obj: Any) -> Plan:
     kind = type(obj).__qualname__
     device = getattr(obj, "__dlpack_device__", None)
-    if device is not None:
-        where, number = device()
-        if int(where) not in _READABLE:
+    try:
+        where, number = (_CPU, 0) if device is None else map(int, device())
+        if where not in _READABLE:
             raise UnsupportedError(
-                f"an object of type {kind!r} on device {int(where)}:{int(number)} (DLPack) "
-                "cannot be shared",
+                f"an object of type {kind!r} on device {where}:{number} (DLPack) cannot be shared",
                 remedy="move it to the CPU first",
             )
-    try:
         array: npt.NDArray[Any] = np.from_dlpack(obj)
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
         raise UnsupportedError(

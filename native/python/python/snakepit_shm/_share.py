@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import secrets
+import sys
 import threading
 from collections.abc import Mapping
 from copy import deepcopy as copy_of
@@ -25,6 +26,7 @@ from ._elements import storage_of
 from ._errors import (
     CopyNeededError,
     InvalidHandleError,
+    InvalidOptionError,
     NotFoundError,
     ShmError,
     ViewsAliveError,
@@ -45,7 +47,7 @@ class _Own(NamedTuple):
     """Something that this process shared and has not released: it lives as long as its writer."""
 
     handle: Handle
-    dir: StrPath | None
+    dir: str
     writer: Writer
 
 
@@ -55,9 +57,14 @@ PREFAULT_FROM = 1 << 20
 HUGE_FROM = 4 << 20
 """Bytes from which huge pages pay: fresh small ones cost several times what the copy does."""
 
+LONGEST_TTL = 7 * 24 * 3600.0
+"""Seconds for which a value that was given away can wait."""
+
 _shared: dict[str, _Own] = {}
 """By token."""
-_lock = threading.Lock()
+_lock = threading.RLock()
+"""Reentrant, as all locks of this package: while one is held the garbage collector or a signal's
+handler may run what shares and releases, by the destructor of an object or of a stream."""
 
 
 def share(
@@ -103,13 +110,18 @@ def share(
 
     Raises:
         UnsupportedError: The object (or its dtype) cannot be shared; the message says what to do.
-        InvalidOptionError: ``ttl`` is not above 0, or more than seven days.
+        InvalidOptionError: ``ttl`` is not above 0, or more than seven days; ``copy`` is none of the
+            three.
         InvalidSizeError: It has more than 1 GiB.
         ResourceExhaustedError: ``/dev/shm`` is full.
         CopyNeededError: With ``copy=False``, the object lies elsewhere.
         ViewsAliveError: With ``copy=False``, other arrays over the same memory live.
     """
     options = _Options(module, huge_pages, integrity, permissions)
+    if copy not in (None, False, True):  # a tuple: what is given may have no hash
+        raise InvalidOptionError(f"invalid option copy: expected None, False or True, got {copy!r}")
+    if transfer:
+        check_ttl(ttl)  # before an array of `empty` is sealed
     given = ttl if transfer else None
     place = _blank.Place(namespace, dir)
     otherwise = any(option is not None for option in (name, *options))
@@ -127,9 +139,19 @@ def share(
         plan.fill(writer)
         writer.seal()
     except BaseException:
-        writer.close()
+        _give_up(writer)
         raise
     return _own(writer, dir, plan.element, given, why)
+
+
+def check_ttl(ttl: float) -> None:
+    """Refuse what is no time for which a value that was given away can wait."""
+    if not isinstance(ttl, int | float) or not 0 < ttl <= LONGEST_TTL:
+        raise InvalidOptionError(
+            f"invalid option ttl: expected more than 0 and at most {LONGEST_TTL:.0f} s, "
+            f"got {ttl!r}",
+            remedy="pass how long the value may wait to be fetched",
+        )
 
 
 class _Options(NamedTuple):
@@ -150,8 +172,10 @@ def _seal(
         return None, "it does not lie in shared memory that was not shared yet"
     if copy:
         return None, "asked for with copy=True"
+    asked = _native.place(*place)
     elsewhere = any(
-        mine is not None and mine != its for mine, its in zip(place, region.place, strict=True)
+        given is not None and mine != its
+        for given, mine, its in zip(place, asked, region.place, strict=True)
     )
     if otherwise or elsewhere:
         return None, "its region has the name, place and options that empty() was given"
@@ -167,7 +191,8 @@ def _seal(
 def _create(nbytes: int, name: str | None, place: _blank.Place, options: _Options) -> Writer:
     return create_pooled(
         f"share-{os.getpid()}-{secrets.token_hex(8)}" if name is None else name,
-        _native.round_up_capacity(max(nbytes, 1)),
+        # What is more than a machine word is too much anyway.
+        _native.round_up_capacity(min(max(nbytes, 1), sys.maxsize)),
         namespace=place.namespace,
         dir=place.dir,
         slots=1,
@@ -182,6 +207,15 @@ def _create(nbytes: int, name: str | None, place: _blank.Place, options: _Option
     )
 
 
+def _give_up(writer: Writer) -> None:
+    """Close what could not be shared. What went wrong says more than what goes wrong here.
+
+    An interrupted copy leaves an array over the slot in its traceback; the segment goes with that.
+    """
+    with contextlib.suppress(ShmError):
+        writer.close()
+
+
 def _own(
     writer: Writer, dir: StrPath | None, element: str | None, given: float | None, why: str | None
 ) -> Handle:
@@ -191,7 +225,7 @@ def _own(
         if given is not None:
             writer.give_away(given)
     except BaseException:
-        writer.close()
+        _give_up(writer)
         raise
     if element is not None:
         handle["element"] = element
@@ -199,8 +233,10 @@ def _own(
     _copies.shared(handle["name"], handle["bytes"], why if handle["bytes"] else None)
     _drop_removed()
     if given is None:
+        # Where that is now: the environment or the working directory may be another later.
+        own = _Own(copy_of(handle), _native.place(None, dir)[1], writer)
         with _lock:
-            _shared[handle["token"]] = _Own(copy_of(handle), dir, writer)
+            _shared[handle["token"]] = own
     return handle
 
 
@@ -248,11 +284,11 @@ def empty(
     """
     dims, kind, nbytes = _blank.check(shape, dtype, order)
     if nbytes == 0:
-        return np.empty(dims, kind, order)
+        return _blank.of_nothing(dims, kind, order)
     place = _blank.Place(namespace, dir)
     writer = _create(nbytes, name, place, _Options(module, huge_pages, integrity, permissions))
     try:
-        return _blank.fill(writer, dims, kind, order, place)
+        return _blank.fill(writer, dims, kind, order, _blank.Place(*_native.place(*place)))
     except BaseException:
         with contextlib.suppress(ShmError):  # what went wrong says more
             writer._discard()
@@ -267,7 +303,9 @@ def zeros(
 ) -> npt.NDArray[Any]:
     """`empty`, filled with zeros. The options are the same."""
     array = empty(shape, dtype, order, **options)
-    array[...] = np.zeros((), array.dtype)
+    # Whole elements: between the fields of records there would be what an older value had there.
+    memory = array if array.base is None else array.base
+    memory[...] = np.zeros((), memory.dtype)
     return array
 
 
@@ -338,12 +376,12 @@ def _take_own(text: str) -> _Own | None:
         canonical = json.dumps(handle, sort_keys=True)
     except (ValueError, TypeError, KeyError, RecursionError):
         return None  # no handle: the core says what is wrong with it
+    own = _shared.get(token) if isinstance(token, str) else None
+    # Compared as text: in Python, True equals 1 and 2.0 equals 2.
+    if own is None or json.dumps(own.handle, sort_keys=True) != canonical:
+        return None
     with _lock:
-        own = _shared.get(token) if isinstance(token, str) else None
-        # Compared as text: in Python, True equals 1 and 2.0 equals 2.
-        if own is None or json.dumps(own.handle, sort_keys=True) != canonical:
-            return None
-        return _shared.pop(token)
+        return _shared.pop(token, None)
 
 
 def _remove(own: _Own) -> None:
@@ -363,7 +401,9 @@ def _drop_removed() -> None:
 
     Their memory stays taken as long as this process maps it. Looks at a few, the oldest first.
     """
-    with _lock:
+    oldest: list[_Own] = []
+    # Changed by a destructor in between: the next call looks.
+    with _lock, contextlib.suppress(RuntimeError):
         oldest = list(itertools.islice(_shared.values(), _LOOKED_AT))
     for own in oldest:
         token, name, namespace = (own.handle[key] for key in ("token", "name", "namespace"))
@@ -410,13 +450,12 @@ def _release_all() -> None:
         # Gone already, or removed by somebody else: there is nothing left to clean.
         with contextlib.suppress(ShmError):
             _remove(own)
-    _native.drain_pools()
 
 
 def _forget_all() -> None:
     """In a forked child: what its parent shared is the parent's to release."""
     global _lock  # noqa: PLW0603 - a thread of the parent may have held it
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     _shared.clear()
     _blank.forget_all()
     _copies.forget_all()

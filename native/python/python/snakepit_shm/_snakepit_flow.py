@@ -93,7 +93,8 @@ class Window:
 
     def __init__(self, flow: Flow, dir: StrPath | None) -> None:
         self._flow = flow
-        self._dir = dir
+        # As it is now: the environment or the working directory may be another later.
+        self._dir = _native.place(None, dir)[1]
         self._chunks: list[_Chunk] = []
         self._progress = time.monotonic()
 
@@ -163,7 +164,7 @@ class _Leftovers:
     LOOK_EVERY = 0.1
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._chunks: dict[_Chunk, float] = {}
         self._thread: threading.Thread | None = None
 
@@ -171,10 +172,13 @@ class _Leftovers:
         with self._lock:
             self._chunks.update((chunk, deadline) for chunk in chunks)
             if self._thread is None:
-                self._thread = threading.Thread(
+                thread = threading.Thread(
                     target=self._run, name="snakepit-shm-leftovers", daemon=True
                 )
-                self._thread.start()
+                # Where none can be had, the next stream's end tries again, or the interpreter's.
+                with contextlib.suppress(RuntimeError):
+                    thread.start()
+                    self._thread = thread
 
     def _run(self) -> None:
         while True:
@@ -184,7 +188,7 @@ class _Leftovers:
             done = [chunk for chunk, deadline in chunks if self._is_done(chunk, deadline)]
             with self._lock:
                 for chunk in done:
-                    del self._chunks[chunk]
+                    self._chunks.pop(chunk, None)
                 if not self._chunks:
                     self._thread = None
                     return

@@ -16,7 +16,7 @@ from ._api import StrPath
 from ._errors import ShmError
 
 _members: dict[tuple[str | None, str | None], _native.Membership] = {}
-_lock = threading.Lock()
+_lock = threading.RLock()
 
 
 def stay(namespace: str | None, dir: StrPath | None) -> None:
@@ -43,7 +43,7 @@ def leave_all() -> None:
 def _forget_all() -> None:
     """In a forked child: the registrations are its parent's."""
     global _lock  # noqa: PLW0603 - a thread of the parent may have held it
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     _members.clear()
 
 

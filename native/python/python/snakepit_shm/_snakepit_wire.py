@@ -20,6 +20,7 @@ import numpy as np
 
 from . import _arrow
 from ._api import StrPath
+from ._elements import restore, storage_of, stored_dtype
 from ._errors import (
     InvalidHandleError,
     InvalidOptionError,
@@ -52,27 +53,71 @@ def decode(
     Raises:
         ShmError: Something in it cannot be resolved.
     """
-    if isinstance(value, Mapping):
-        found = special(value)
-        if found is not None:
-            return _take(*found, raw=raw, dir=dir)
-        if type(value) is dict:
-            return _same({k: decode(v, raw=raw, dir=dir) for k, v in value.items()}, value)
-        return value
-    if type(value) is list:
-        return _same([decode(item, raw=raw, dir=dir) for item in value], value)
-    carried = _carried(value)
-    return value if carried is None else _take("handle", carried, raw=raw, dir=dir)
+
+    def place(item: Any) -> Any:
+        if isinstance(item, Mapping):
+            found = special(item)
+            if found is not None:
+                return _take(*found, raw=raw, dir=dir)
+            return _INSIDE if type(item) is dict else item
+        if type(item) is list:
+            return _INSIDE
+        carried = _carried(item)
+        return item if carried is None else _take("handle", carried, raw=raw, dir=dir)
+
+    return _rebuilt(value, place)
 
 
-def _same(new: Any, old: Any) -> Any:
-    """The old one when nothing in it has changed: a tool may rely on which object it gets."""
-    pairs = (
-        zip(new.values(), old.values(), strict=True)
-        if isinstance(new, dict)
-        else zip(new, old, strict=True)
-    )
-    return old if all(a is b for a, b in pairs) else new
+_INSIDE: Any = object()
+"""Instead of a value: it has others in it, which are looked at."""
+
+
+class _Frame:
+    """An object or a list that is being looked through."""
+
+    def __init__(self, old: Any) -> None:
+        self.old = old
+        self.left = iter(old.values() if isinstance(old, dict) else old)
+        self.new: list[Any] = []
+
+    def made(self) -> Any:
+        """The old one when nothing in it has changed: a tool may rely on which object it gets."""
+        old = self.old.values() if isinstance(self.old, dict) else self.old
+        if all(a is b for a, b in zip(self.new, old, strict=True)):
+            return self.old
+        return (
+            dict(zip(self.old, self.new, strict=True)) if isinstance(self.old, dict) else self.new
+        )
+
+
+def _rebuilt(root: Any, place: Callable[[Any], Any]) -> Any:
+    """A value in which ``place(x)`` has the place of everything, in objects and lists too.
+
+    Not by recursion: what JSON can carry is deeper than that goes.
+
+    Raises:
+        ValueError: It has itself in it, which no JSON has.
+    """
+    frames = [_Frame([root])]
+    opened: set[int] = set()
+    while True:
+        frame = frames[-1]
+        for item in frame.left:
+            new = place(item)
+            if new is not _INSIDE:
+                frame.new.append(new)
+                continue
+            if id(item) in opened:
+                raise ValueError("Circular reference detected")
+            opened.add(id(item))
+            frames.append(_Frame(item))
+            break
+        else:
+            made = frames.pop().made()
+            if not frames:
+                return made[0]
+            opened.remove(id(frame.old))
+            frames[-1].new.append(made)
 
 
 def special(value: Mapping[str, Any]) -> tuple[str, Any] | None:
@@ -125,18 +170,20 @@ def _from_inline(found: Mapping[str, Any]) -> Any:
     try:
         data = base64.b64decode(found["base64"], validate=True)
         if found["format"] == "arrow_ipc":
-            return _arrow.read_table(memoryview(data), "(inline)")
-        if found["dtype"] is None:
+            return _arrow.read_value(memoryview(data), "(inline)")
+        dtype, shape, element = found["dtype"], found["shape"], found.get("element")
+        if dtype is None:
             return memoryview(data)
-        array: np.ndarray[Any, Any] = np.frombuffer(data, np.dtype(found["dtype"]))
-        if array.dtype.hasobject:
-            raise ValueError("a dtype of objects")
-        return array if found["shape"] is None else array.reshape(found["shape"])
-    except (KeyError, TypeError, ValueError) as error:
+        if not isinstance(element, str | None):
+            raise TypeError("element must be text")
+        array: np.ndarray[Any, Any] = np.frombuffer(data, stored_dtype(dtype))
+        array = array if shape is None else array.reshape(shape)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InvalidHandleError(
             f"invalid inline value: {error}",
             remedy="use the same version of the library on both sides",
         ) from error
+    return restore(array, element, "(inline)")
 
 
 class Encoder:
@@ -161,7 +208,7 @@ class Encoder:
     def encode(self, value: Any) -> Any:
         """The value as JSON can carry it. On an exception nothing of it stays shared."""
         try:
-            return self._walk(value)
+            return _rebuilt(value, self._place)
         except BaseException:
             for handle in self.shared:
                 with contextlib.suppress(ShmError):
@@ -169,17 +216,14 @@ class Encoder:
             self.shared.clear()
             raise
 
-    def _walk(self, value: Any) -> Any:
+    def _place(self, value: Any) -> Any:
         if isinstance(value, str):
             return self._text(value) if len(value) * 4 >= self._threshold else value
-        if type(value) is dict:
-            if special(value) is not None:
-                return value  # the tool's own handle
-            return _same({key: self._walk(item) for key, item in value.items()}, value)
-        if type(value) is list:
-            return _same([self._walk(item) for item in value], value)
-        if type(value) is tuple:
-            return _same([self._walk(item) for item in value], value)
+        # Those that inherit from them are objects and lists to JSON, too.
+        if isinstance(value, dict):
+            return _INSIDE if special(value) is None else value  # the tool's own handle
+        if isinstance(value, list | tuple):
+            return _INSIDE
         return self._share(value) if is_shareable(value) else value
 
     def _text(self, text: str) -> Any:
@@ -190,9 +234,9 @@ class Encoder:
         return self._share(data) if len(data) >= self._threshold else text
 
     def _share(self, value: Any) -> Any:
-        if _is_empty(value):
-            return inline(value, None)  # a region for nothing costs more than it
         try:
+            if _is_empty(value):
+                return inline(value, None)  # a region for nothing costs more than it
             handle = self._sharer(value)
         except (UnsupportedError, InvalidOptionError):
             return value  # an array of objects, say: whoever writes the JSON decides, as without us
@@ -231,35 +275,42 @@ def inline(value: Any, error: ShmError | None) -> dict[str, Any]:
         ShmError: ``error``: it is too large for that.
     """
     plain = _plain(value)
-    if error is not None and (plain is None or len(plain[0]) > INLINE_MOST):
-        raise error
     if plain is None:
-        raise UnsupportedError(f"an object of type {type(value).__qualname__!r} has no plain form")
-    data, dtype, shape, format = plain
+        raise error or UnsupportedError(
+            f"an object of type {type(value).__qualname__!r} has no plain form"
+        )
+    data, described = plain
+    if error is not None and len(data) > INLINE_MOST:
+        raise error
     return {
         INLINE: 1,
         "base64": base64.b64encode(data).decode("ascii"),
-        "dtype": dtype,
-        "shape": shape,
-        "format": format,
+        **described,
         "reason": None if error is None else error.code,
     }
 
 
-def _plain(value: Any) -> tuple[bytes, str | None, list[int] | None, str] | None:
-    """Bytes, dtype, shape and format; none of what only `share` knows how to take."""
-    if isinstance(value, bytes | bytearray | memoryview):
-        return bytes(value), None, None, "raw"
-    if _arrow.is_table(value):
-        import pyarrow as pa  # type: ignore[import-untyped]
+def _plain(value: Any) -> tuple[bytes, dict[str, Any]] | None:
+    """Bytes, and what they are; none of what only `share` knows how to take.
 
-        sink = pa.BufferOutputStream()
-        _arrow._write_stream(value, sink)
-        return sink.getvalue().to_pybytes(), None, None, "arrow_ipc"
-    if not isinstance(value, np.ndarray) and not hasattr(type(value), "__dlpack__"):
-        return None
-    array = np.asarray(value) if isinstance(value, np.ndarray) else np.from_dlpack(value)
-    return array.tobytes(), array.dtype.str, list(array.shape), "numpy"
+    Raises:
+        UnsupportedError: It is made of objects, say.
+    """
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value), {"dtype": None, "shape": None, "format": "raw"}
+    if isinstance(value, np.ndarray):
+        array = value
+    elif _arrow.is_arrow(value):
+        data = _arrow.stream_bytes(_arrow.as_table(value))
+        return data, {"dtype": None, "shape": None, "format": "arrow_ipc"}
+    else:
+        try:
+            array = np.from_dlpack(value)
+        except (AttributeError, BufferError, RuntimeError, TypeError, ValueError):
+            return None
+    dtype, element = storage_of(array.dtype)
+    described = {"dtype": dtype, "shape": list(array.shape), "format": "numpy"}
+    return array.tobytes(), described if element is None else {**described, "element": element}
 
 
 def share_for_good(namespace: str | None, dir: StrPath | None) -> Sharer:

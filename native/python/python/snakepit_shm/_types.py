@@ -115,6 +115,8 @@ class PoolStats:
     idle_bytes: int
     draining: int
     """Kept files that somebody still reads."""
+    away: int
+    """Files that were given away with their values (``share(transfer=True)``) and are expected back."""
     live: int
     """What is shared now lives in so many files of the pool."""
     live_bytes: int

@@ -114,6 +114,10 @@ def shared_arguments(tool: Any = None, /, *, options: Options | None = None) -> 
 
 def _decorate(tool: Callable[..., Any], options: Options) -> Callable[..., Any]:
     wrapper: Callable[..., Any]
+    if isinstance(tool, classmethod | staticmethod):
+        return type(tool)(_decorate(tool.__func__, options))
+    if not callable(tool):
+        raise TypeError(f"a tool is a function or a method, got {type(tool).__qualname__}")
     if inspect.isasyncgenfunction(tool):
 
         async def wrapper(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
@@ -162,7 +166,9 @@ class _in_tool:  # noqa: N801 - used like a function
         self._token = _inside.set(True)
 
     def __exit__(self, *_: object) -> None:
-        _inside.reset(self._token)
+        # A coroutine that is thrown away ends in another context, in which it was never set.
+        with contextlib.suppress(ValueError):
+            _inside.reset(self._token)
 
 
 def _arguments(
@@ -182,7 +188,7 @@ def _finished(result: Any, options: Options) -> Any:
         return _stream_async(result, options)
     if isinstance(result, Iterator):
         return _stream(result, options)
-    if inspect.iscoroutine(result):
+    if inspect.isawaitable(result):
         return _awaited(result, options)
     return _encoded(result, options)
 
@@ -215,10 +221,12 @@ def _stream(items: Any, options: Options) -> Generator[Any, None, Any]:
             window.wait()
             yield _chunk(item, window, options)
     finally:
-        if hasattr(items, "close"):  # a generator
-            items.close()
-        # After a good end there is nothing left to drop.
-        window.drop()
+        try:
+            if hasattr(items, "close"):  # a generator
+                items.close()
+        finally:
+            # After a good end there is nothing left to drop.
+            window.drop()
 
 
 async def _stream_async(items: Any, options: Options) -> AsyncGenerator[Any, None]:
@@ -234,9 +242,11 @@ async def _stream_async(items: Any, options: Options) -> AsyncGenerator[Any, Non
             await window.wait_async()
             yield _chunk(item, window, options)
     finally:
-        if hasattr(items, "aclose"):
-            await items.aclose()
-        window.drop()
+        try:
+            if hasattr(items, "aclose"):
+                await items.aclose()
+        finally:
+            window.drop()
 
 
 def _chunk(item: Any, window: Window, options: Options) -> Any:
