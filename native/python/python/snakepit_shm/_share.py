@@ -422,6 +422,10 @@ def _drop_removed() -> None:
             taken.writer.close()
 
 
+_JSON = json.JSONEncoder(allow_nan=False)
+"""Made once: `json.dumps` makes one for each call that is not the plain one."""
+
+
 def _as_json(handle: Mapping[str, Any] | str) -> str:
     if isinstance(handle, str):
         # Lone surrogates are no JSON; the core refuses what replaces them.
@@ -432,7 +436,7 @@ def _as_json(handle: Mapping[str, Any] | str) -> str:
             remedy="pass the handle exactly as share returned it",
         )
     try:
-        return json.dumps(dict(handle), allow_nan=False)
+        return _JSON.encode(dict(handle))
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidHandleError(
             f"invalid handle: {error}",
