@@ -65,6 +65,25 @@ def place(request: dict[str, Any]) -> dict[str, Any]:
     return {"handle": handle, "seen": seen}
 
 
+kept: list[dict[str, Any]] = []
+
+
+def keep(request: dict[str, Any]) -> dict[str, Any]:
+    """As `place`, but the result stays this process's, for as long as it likes."""
+    array = snakepit_shm.resolve(request["handle"], dir=WHERE["dir"])
+    seen = [int(array[0]), int(array[-1])]
+    del array
+    kept.append(snakepit_shm.share(made.pop(), copy=False, **WHERE))
+    return {"handle": kept[-1], "seen": seen}
+
+
+def release(_request: dict[str, Any]) -> dict[str, Any]:
+    """What was kept goes."""
+    while kept:
+        snakepit_shm.release(kept.pop(), dir=WHERE["dir"])
+    return {"ok": True}
+
+
 def serve_grpc(address: str, ready: Any) -> None:
     """Another process: answers a message with the same bytes."""
     handlers = {"echo": grpc.unary_unary_rpc_method_handler(lambda request, _: request)}
@@ -127,7 +146,8 @@ def main() -> None:
             array = np.full(request["size"], 7, "u1")
         return {"ns": others[0].time(request["way"], array)}
 
-    answers = {"bare": bare, "copy": copy, "fill": fill, "make": make, "place": place}
+    ours = [bare, copy, fill, make, place, keep, release]
+    answers = {answer.__name__: answer for answer in ours}
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     while head := source.read(4):
         message = bytearray(struct.unpack(">I", head)[0])

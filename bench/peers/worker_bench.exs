@@ -25,7 +25,8 @@ defmodule Bench.Peers.Worker do
       ways = [
         {"lent", fn -> lent(worker, value) end},
         {"given", fn -> given(worker, value) end},
-        {"in-place", fn -> in_place(worker, value) end},
+        {"in-place", fn -> in_place(worker, value, "place", &release/1) end},
+        {"in-place-kept", fn -> in_place(worker, value, "keep", &release_kept(worker, &1)) end},
         {"bare", fn -> timed(fn -> ask(worker, %{"op" => "bare"}) end, & &1) end},
         {"pipe", fn -> pipe(worker, value) end},
         {"grpc", fn -> elsewhere(others, "grpc", size) end},
@@ -45,7 +46,8 @@ defmodule Bench.Peers.Worker do
       for {ours, name} <- [
             {"lent", "one copy each way, the result in a region of ours"},
             {"given", "one copy each way, the result in a region of the worker's"},
-            {"in-place", "filled in place on both sides"}
+            {"in-place", "filled in place on both sides, the result becomes ours"},
+            {"in-place-kept", "filled in place on both sides, the result stays the worker's"}
           ],
           {what, until, which} <- [
             {ours, "", :there},
@@ -96,23 +98,28 @@ defmodule Bench.Peers.Worker do
   end
 
   # Both values are there before the clock starts.
-  defp in_place(worker, value) do
+  defp in_place(worker, value, op, release) do
     handle = SharedMemory.share!(value, dtype: :u8)
     %{"ok" => true} = ask(worker, %{"op" => "make", "size" => byte_size(value)})
 
     timed(
       fn ->
         %{"handle" => back, "seen" => [7, 7]} =
-          ask(worker, %{"op" => "place", "handle" => handle})
+          ask(worker, %{"op" => op, "handle" => handle})
 
         check(SharedMemory.fetch!(back), value)
         [handle, back]
       end,
-      &release/1
+      release
     )
   end
 
   defp release(regions), do: Enum.each(regions, &SharedMemory.deallocate_region!/1)
+
+  defp release_kept(worker, [handle, _result]) do
+    SharedMemory.deallocate_region!(handle)
+    %{"ok" => true} = ask(worker, %{"op" => "release"})
+  end
 
   # What the others took ends with the next garbage collection, off the clock.
   defp pipe(port, value) do

@@ -295,23 +295,33 @@ def remove(name: str, *, namespace: str | None = None, dir: StrPath | None = Non
 def _open(make: Callable[..., _Open], *arguments: Any) -> _Open:
     """Make a reader or a writer, and see to it that it is closed at exit."""
     thread = threading.get_ident()
+    # First this, then the look: whoever ends the interpreter says so, then looks who is here. One
+    # of the two sees the other, so that nothing is begun that would not be finished.
     _opening.add(thread)
     try:
+        if _is_ended():
+            raise _ended("nothing is opened any more")
         opened = make(*arguments)
         key = id(opened)
         # Called before the memory, and with it the id, can be another's.
         _opened[key] = weakref.ref(opened, lambda _: _opened.pop(key, None))
     finally:
         _opening.discard(thread)
-    if _ending and threading.current_thread() is not threading.main_thread():
+    if _is_ended():  # it took longer than anybody waits
         with contextlib.suppress(ShmError):
             _native.close_at_exit(opened)
-        raise ClosedError(
-            f"segment {opened.name} was closed at once: the interpreter is ending",
-            remedy="end threads before the interpreter ends",
-            segment=opened.name,
-        )
+        raise _ended(f"segment {opened.name} was closed at once")
     return opened
+
+
+def _is_ended() -> bool:
+    return _ending and threading.current_thread() is not threading.main_thread()
+
+
+def _ended(what: str) -> ClosedError:
+    return ClosedError(
+        f"{what}: the interpreter is ending", remedy="end threads before the interpreter ends"
+    )
 
 
 def _still_open() -> list[Reader | Writer]:
