@@ -104,8 +104,7 @@ defmodule Bench.Peers.Worker do
 
     timed(
       fn ->
-        %{"handle" => back, "seen" => [7, 7]} =
-          ask(worker, %{"op" => op, "handle" => handle})
+        %{"handle" => back, "seen" => [7, 7]} = ask(worker, %{"op" => op, "handle" => handle})
 
         check(SharedMemory.fetch!(back), value)
         [handle, back]
