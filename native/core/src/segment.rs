@@ -223,7 +223,7 @@ fn is_plain(options: &SegmentOptions) -> bool {
     !options.lock_memory && !options.dont_fork && options.numa.is_none()
 }
 
-/// Maps a segment that exists: in the memory that an earlier reader has left mapped, if there is such.
+/// Maps a segment that exists: in the memory that an earlier reader or writer has left mapped, if there is such.
 fn map(
     options: &SegmentOptions,
     file: &File,

@@ -1,8 +1,8 @@
-//! Mappings that outlive their readers for a while.
+//! Mappings that outlive their readers, and writers that came after the first, for a while.
 //!
 //! To fault 100 MB in takes ten times as long as to copy it, and a file of a pool comes back under other
-//! names again and again. So a reader of such a file does not unmap it when it lets go: the next reader
-//! of the same file takes the mapping, page tables and all, and its first touch faults nothing. What
+//! names again and again. So whoever attached to such a file does not unmap it when it lets go: the next of
+//! its kind takes the mapping, page tables and all, and its first touch faults nothing. What
 //! it takes is memory, not meaning: the segment in the file is another one, checked and registered
 //! with as if it had just been mapped.
 
@@ -31,7 +31,7 @@ pub(crate) struct FileId {
     ino: u64,
 }
 
-/// A mapping that is kept for the next reader of its file rather than unmapped, where that pays.
+/// A mapping that is kept for the next who attaches to its file rather than unmapped, where that pays.
 #[derive(Debug)]
 pub(crate) struct Keepable {
     /// Taken out once, at the end.

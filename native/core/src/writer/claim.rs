@@ -89,12 +89,7 @@ impl SegmentOptions {
             });
         }
         claim(&segment, what)?;
-        let lookout = Lookout::of_next(&*segment.mapping, platform::barrier::register);
-        let mut writer = SegmentWriter::new(segment, lookout);
-        if let Err(error) = writer.resume() {
-            writer.give_back(false);
-            return Err(error);
-        }
+        let writer = SegmentWriter::of_claimed(Arc::new(segment))?;
         tracing::info!(name = %writer.segment.name, "took over");
         Ok(writer)
     }
@@ -188,8 +183,19 @@ pub(super) fn claim(segment: &Segment, what: For) -> Result<()> {
 }
 
 impl SegmentWriter {
+    /// The next writer of a segment that this process has claimed; on an error the claim is given back.
+    pub(super) fn of_claimed(segment: Arc<Segment>) -> Result<Self> {
+        let lookout = Lookout::of_next(&*segment.mapping, platform::barrier::register);
+        let mut writer = Self::of_shared(segment, lookout);
+        if let Err(error) = writer.resume() {
+            writer.give_back(false);
+            return Err(error);
+        }
+        Ok(writer)
+    }
+
     /// After a takeover: finds the last complete value and discards what is half written.
-    pub(super) fn resume(&mut self) -> Result<()> {
+    fn resume(&mut self) -> Result<()> {
         let mapping = &*self.segment.mapping;
         let capacity = mapping.geometry().capacity;
         self.lacks.fill(Ranges::whole(capacity));

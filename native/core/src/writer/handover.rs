@@ -4,9 +4,8 @@ use super::SegmentWriter;
 use super::claim::{self, For};
 use crate::error::{Result, ShmError};
 use crate::handle::Handle;
-use crate::hazard::Lookout;
 use crate::layout::{SegmentState, flags};
-use crate::platform::{self, fork};
+use crate::platform::fork;
 pub use crate::reclaim::MAX_TTL;
 use crate::segment::Segment;
 use crate::view::{Attachment, SealedView};
@@ -61,13 +60,7 @@ impl SegmentWriter {
             ) => return Ok(None),
             Err(error) => return Err(error),
         }
-        let lookout = Lookout::of_next(&*segment.mapping, platform::barrier::register);
-        let mut writer = Self::of_shared(segment, lookout);
-        if let Err(error) = writer.resume() {
-            writer.give_back(false);
-            return Err(error);
-        }
-        Ok(Some(writer))
+        Self::of_claimed(segment).map(Some)
     }
 
     /// Permission bits of the segment's file, as far as they can be told.
@@ -220,14 +213,13 @@ impl Lent {
         if let Err(error) = claim::claim(&segment, For::TakingBack) {
             return Err(Box::new((self, error)));
         }
-        let lookout = Lookout::of_next(&*segment.mapping, platform::barrier::register);
-        let mut writer = SegmentWriter::of_shared(segment, lookout);
-        if let Err(error) = writer.resume() {
-            writer.give_back(false);
-            return Err(Box::new((self, error)));
+        match SegmentWriter::of_claimed(segment) {
+            Ok(writer) => {
+                self.close();
+                Ok(writer)
+            }
+            Err(error) => Err(Box::new((self, error))),
         }
-        self.close();
-        Ok(writer)
     }
 
     /// Removes the segment, whoever writes it: that one is told that it is closed.
